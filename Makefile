@@ -1,0 +1,54 @@
+# Everything a user or CI does, as targets; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where the default index would bring torch with CUDA: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH ?= torch==2.13.0
+# The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
+
+.PHONY: help install demo up test test-fast lint format clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(READY) ## Make the environment (.venv) with everything, development tools included
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Bushel needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV): about 600 MB are downloaded the first time (see README, 'What is downloaded')."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+demo: install ## Translate the example files with the starter model, from nothing to the printed result
+	$(BIN)/python examples/demo.py
+
+up: install ## Run the one-machine stack in the foreground (Ctrl-C stops it)
+	$(BIN)/bushel up
+
+test: install ## Run the whole test suite, fast parts first
+	$(BIN)/pytest tests/unit tests/db tests/api tests/engines tests/cli tests/stack
+
+test-fast: install ## Run the tests that start no stack
+	$(BIN)/pytest tests/unit tests/db tests/api
+
+lint: install ## Check style, types and the arrows between packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Put the code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment and what runs left behind (not .bushel, where your jobs are)
+	rm -rf $(VENV) demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,37 @@
+"""Who asks: the tenant of the bearer key, looked up before anything of the request is read."""
+
+import logging
+from datetime import UTC, datetime
+
+from flask import Flask, g, request
+
+from api.errors import Unauthorized
+from api.services import services
+from api.tracing import request_id
+from db import keys
+
+logger = logging.getLogger(__name__)
+
+# Everything else needs a key, also what is added later and forgets to say so.
+PUBLIC = frozenset({"healthz", "readyz", "openapi_document", "docs", "home"})
+SCHEME = "bearer"
+
+
+def install(app: Flask) -> None:
+    app.before_request(_authenticate)
+
+
+def _authenticate() -> None:
+    # Without a rule there is nothing to protect: the answer is 404 or 405, whoever asks.
+    if request.url_rule is None or request.endpoint in PUBLIC:
+        return
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthorized("no API key; send it as `Authorization: Bearer <key>`", code="missing_api_key")
+    with services().sessions.begin() as session:
+        tenant = keys.verify(session, key.strip(), datetime.now(UTC))
+    if tenant is None:
+        fields = {"action": "auth_failed", "request_id": request_id(), "address": request.remote_addr}
+        logger.warning("a request with an invalid API key was refused", extra=fields)
+        raise Unauthorized("the API key is not valid; it may be mistyped, revoked or expired")
+    g.tenant_id = tenant

@@ -1,0 +1,222 @@
+"""What goes wrong, as HTTP: one table, one shape, never a traceback.
+
+    APIError
+    ├── InvalidRequest     400, with every problem that was found
+    ├── Unauthorized       401
+    └── OutOfRoom          507
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Flask, Response, request
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+
+from api.services import services
+from api.tracing import request_id
+from api.wire import encoded
+from db.cursors import UnknownCursor
+from db.errors import Conflict, IllegalTransition, NotFound
+from db.jobs import KEY_REUSED
+from db.store import StoreFull
+from models.registry import NoDefaultModel, UnknownModel
+
+logger = logging.getLogger(__name__)
+
+INVALID, SERVER = "invalid_request_error", "server_error"
+_LISTED = 5
+RETRY_SECONDS = 2
+
+
+class APIError(Exception):
+    """A refusal that knows its HTTP meaning. `details` are listed in the body under `error.details`."""
+
+    status, type, code = 400, INVALID, "invalid_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        details: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.param, self.details = message, param, details
+        self.code = code or type(self).code
+        self.status = status or type(self).status
+
+
+class InvalidRequest(APIError):
+    """The request cannot be served as it is, today or later."""
+
+
+class Unauthorized(APIError):
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class OutOfRoom(APIError):
+    status, type, code = 507, SERVER, "insufficient_storage"
+
+
+class ErrorDetail(BaseModel):
+    message: str = Field(description="A sentence for people: what is wrong and what to do.")
+    type: str = Field(description="`invalid_request_error`, `authentication_error` or `server_error`.")
+    param: str | None = Field(description="The part of the request that is at fault, as a dotted path.")
+    code: str | None = Field(description="A fixed word for programs.")
+    details: list[dict[str, Any]] | None = Field(None, description="Every problem found, where there are several.")
+
+
+class ErrorBody(BaseModel):
+    """Every answer with a status of 400 or more has this body."""
+
+    error: ErrorDetail
+
+
+def body(
+    message: str, type: str, code: str | None, param: str | None = None, details: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    error: dict[str, Any] = {"message": _encodable(message), "type": type, "param": param, "code": code}
+    if details:
+        error["details"] = list(details)
+    return {"error": error}
+
+
+def _encodable(text: str) -> str:
+    """A message may quote what the client sent, and that may hold what UTF-8 cannot."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+# status -> (type, code, what it means here); also the source of the error answers in the OpenAPI document.
+MEANINGS: dict[int, tuple[str, str, str]] = {
+    400: (INVALID, "invalid_request", "The request is malformed; the message lists every problem."),
+    401: ("authentication_error", "invalid_api_key", "The API key is missing, unknown, expired or revoked."),
+    404: (INVALID, "not_found", "There is no such thing for this key."),
+    405: (INVALID, "method_not_allowed", "The path does not take this method."),
+    408: (INVALID, "request_timeout", "The request did not arrive in time."),
+    409: (INVALID, "conflict", "What is asked contradicts the present state."),
+    411: (INVALID, "length_required", "The request must say how long its body is."),
+    413: (INVALID, "request_too_large", "The request is larger than the configured limit."),
+    415: (INVALID, "unsupported_media_type", "The body has the wrong content type."),
+    416: (INVALID, "range_not_satisfiable", "The range lies outside the file."),
+    422: (INVALID, KEY_REUSED, "The Idempotency-Key was used for another request."),
+    431: (INVALID, "headers_too_large", "The request headers are too large."),
+    500: (SERVER, "internal_error", "A fault of the server; the log has it under the request id."),
+    503: (SERVER, "unavailable", "The database cannot be reached or is busy; try again."),
+    507: (SERVER, "insufficient_storage", "The file store has no room."),
+}
+
+
+def documented(*statuses: int) -> dict[str | int, Any]:
+    """The error answers of an operation, for the OpenAPI document."""
+    return {status: _documented(status) for status in statuses}
+
+
+def _documented(status: int) -> dict[str, Any]:
+    type, code, meaning = MEANINGS[status]
+    example = body(meaning, type, code)
+    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    return {"description": meaning, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def install(app: Flask) -> None:
+    app.register_error_handler(Exception, _answer)
+
+
+def _answer(exc: Exception) -> ResponseReturnValue:
+    """The one place where exceptions become HTTP."""
+    status, content = _meaning(exc)
+    response = Response(encoded(content), status, content_type="application/json")
+    if isinstance(exc, HTTPException):
+        _keep_headers(exc, response)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="bushel"'
+    if status in (409, 507):
+        # The OpenAI clients retry these by themselves; waiting does not help.
+        response.headers["x-should-retry"] = "false"
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
+    if status >= 500:
+        _log(exc, status)
+    if status == 413 or isinstance(exc, ClientDisconnected):
+        # What is left of the body is not read, so that the connection cannot be used again.
+        response.headers["Connection"] = "close"
+    return response
+
+
+def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
+    match exc:
+        case APIError():
+            return exc.status, body(exc.message, exc.type, exc.code, exc.param, exc.details)
+        case NotFound():
+            return 404, body(str(exc), INVALID, f"{exc.noun.replace(' ', '_')}_not_found")
+        case UnknownModel():
+            return 404, body(str(exc), INVALID, "model_not_found", "model")
+        case NoDefaultModel():
+            return 404, body(str(exc), INVALID, "model_not_found", "model")
+        case UnknownCursor():
+            return 400, body(str(exc), INVALID, "unknown_cursor", "after")
+        case Conflict():
+            return (422 if exc.code == KEY_REUSED else 409), body(str(exc), INVALID, exc.code)
+        case IllegalTransition():
+            return 409, body(str(exc), INVALID, "illegal_transition")
+        case StoreFull():
+            return 507, body(str(exc), SERVER, "insufficient_storage")
+        case RequestEntityTooLarge():
+            return 413, _too_large()
+        case HTTPException():
+            return _http(exc)
+        case OperationalError() | PoolTimeout():
+            return 503, body("the database cannot be reached or is busy; try again", SERVER, "database_unavailable")
+        case DBAPIError() if exc.connection_invalidated:
+            return 503, body("the connection to the database was lost; try again", SERVER, "database_unavailable")
+        case _:
+            return 500, body(
+                f"something went wrong on our side; the server's log tells more under request id {request_id()}",
+                SERVER,
+                "internal_error",
+            )
+
+
+def _http(exc: HTTPException) -> tuple[int, dict[str, Any]]:
+    status = exc.code or 500
+    type, code, _ = MEANINGS.get(status, (INVALID if status < 500 else SERVER, exc.name.lower().replace(" ", "_"), ""))
+    if status == 404:
+        return 404, body(f"there is no {request.path}; the API is described at /docs", type, "route_not_found")
+    if status == 405:
+        allowed = ", ".join(sorted(set(getattr(exc, "valid_methods", None) or ()) - {"OPTIONS"}))
+        return 405, body(f"{request.path} does not take {request.method}; it takes {allowed}", type, code)
+    return status, body(exc.description or exc.name, type, code)
+
+
+def _too_large() -> dict[str, Any]:
+    limit = request.max_content_length or services().settings.max_request_bytes
+    return body(f"the request is larger than the {limit:,} bytes accepted here", INVALID, "request_too_large")
+
+
+def _keep_headers(exc: HTTPException, response: Response) -> None:
+    for name, value in exc.get_headers(request.environ):
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+
+
+def _log(exc: Exception, status: int) -> None:
+    fields = {"action": "request_failed", "request_id": request_id(), "status": status, "path": request.path}
+    if status == 500:
+        # The edge of the request: the only place that knows both the traceback and the request.
+        logger.error("%s %s failed", request.method, request.path, exc_info=exc, extra=fields)
+    else:
+        logger.warning("%s %s: %s", request.method, request.path, type(exc).__name__, extra=fields)
+
+
+def summary(problems: Sequence[str], total: int | None = None) -> str:
+    """The first problems in one sentence each, and how many more there are."""
+    total = len(problems) if total is None else total
+    shown = "; ".join(problems[:_LISTED])
+    return shown if total <= _LISTED else f"{shown}; and {total - _LISTED:,} more"

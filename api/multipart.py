@@ -1,0 +1,83 @@
+"""Multipart bodies read part by part: the file goes straight into the store, and never lies in memory."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
+
+from api.errors import InvalidRequest
+from db.store import Writer
+
+_READ = 256 * 1024
+# Room for one read and the headers of a part; the decoder refuses to buffer more.
+_BUFFER = 2 * _READ
+_FIELD_BYTES = 1_024
+_PARTS = 16
+
+
+class Form:
+    """What came with the file: text fields, and the file's own name."""
+
+    def __init__(self, writer: Writer, max_bytes: int) -> None:
+        self._writer, self._max_bytes = writer, max_bytes
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self._name = ""
+        self._is_file = False
+        self._value = b""
+
+    def read(self, stream: BinaryIO, boundary: str) -> None:
+        """Take in the whole body. InvalidRequest when it is malformed, or not exactly one file named `file`."""
+        try:
+            for event in _events(stream, boundary):
+                self._take(event)
+        except ValueError as exc:
+            raise InvalidRequest(f"the multipart body is malformed: {exc}", code="invalid_multipart") from exc
+        if self.filename is None:
+            raise InvalidRequest("there is no file; send one as the part `file`", param="file", code="missing_field")
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case File():
+                self._begin_file(event)
+            case Field():
+                self._name, self._is_file, self._value = event.name or "", False, b""
+            case Data() if self._is_file:
+                if self._writer.bytes + len(event.data) > self._max_bytes:
+                    raise RequestEntityTooLarge
+                self._writer.write(event.data)
+            case Data():
+                self._take_text(event)
+
+    def _begin_file(self, event: File) -> None:
+        if event.name != "file":
+            raise InvalidRequest(
+                f"the file was sent as {event.name!r}; send it as the part `file`", param="file", code="unknown_field"
+            )
+        if self.filename is not None:
+            raise InvalidRequest("there are two files; send one at a time", param="file", code="invalid_value")
+        self._name, self._is_file, self.filename = "file", True, event.filename
+
+    def _take_text(self, event: Data) -> None:
+        self._value += event.data
+        if len(self._value) > _FIELD_BYTES:
+            raise InvalidRequest(f"the field `{self._name[:64]}` is too long", param=self._name[:64], code="invalid_value")
+        if event.more_data:
+            return
+        if self._name == "file":
+            raise InvalidRequest(
+                "`file` came as text; send it as a file, with a filename", param="file", code="invalid_value"
+            )
+        self.fields[self._name] = self._value.decode()
+
+
+def _events(stream: BinaryIO, boundary: str) -> Iterator[Event]:
+    decoder = MultipartDecoder(boundary.encode("ascii"), _BUFFER, max_parts=_PARTS)
+    while True:
+        data = stream.read(_READ)
+        decoder.receive_data(data or None)
+        while not isinstance(event := decoder.next_event(), (Epilogue, NeedData)):
+            yield event
+        if not data:
+            return

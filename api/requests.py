@@ -1,0 +1,40 @@
+"""The request as Bushel reads it: JSON, strictly."""
+
+from typing import Any
+
+import msgspec
+from flask import Request
+
+from api.errors import InvalidRequest
+
+
+class BushelRequest(Request):
+    """JSON bodies are read by msgspec, which refuses NaN, numbers out of range and nesting without end."""
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """The decoded body; InvalidRequest, with the place, if it is not JSON - `silent` or not."""
+        if not self.is_json and not force:
+            given = self.mimetype or "none"
+            raise InvalidRequest(
+                f"the body must be JSON, with Content-Type: application/json (not {given})",
+                status=415,
+                code="unsupported_media_type",
+            )
+        data = self.get_data(cache=False)
+        try:
+            return msgspec.json.decode(data)
+        except RecursionError as exc:
+            raise InvalidRequest("the JSON is nested too deeply", code="invalid_json") from exc
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise InvalidRequest(f"the body is not valid JSON: {_placed(data, exc)}", code="invalid_json") from exc
+
+
+def _placed(data: bytes, exc: Exception) -> str:
+    message, _, tail = str(exc).partition(" (byte ")
+    if not data.strip():
+        return "it is empty"
+    if not tail.rstrip(")").isdigit():
+        return message
+    before = data[: int(tail.rstrip(")"))]
+    line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+    return f"{message} (line {line}, column {column})"

@@ -1,0 +1,32 @@
+"""What request handlers work with, made once per process by `create_app`."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app, g
+
+from api.catalog import Catalog
+from api.config import APISettings
+from db.doorbell import Doorbell
+from db.session import Sessions
+from db.store import FileStore
+
+EXTENSION = "bushel"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: APISettings
+    sessions: Sessions
+    store: FileStore
+    doorbell: Doorbell
+    catalog: Catalog
+
+
+def services() -> Services:
+    return cast("Services", current_app.extensions[EXTENSION])
+
+
+def tenant_id() -> str:
+    """Whose request this is: from the key, never from anything else in it."""
+    return cast("str", g.tenant_id)

@@ -1,0 +1,41 @@
+"""Which server a command talks to, with which key."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.client import Client
+from cli.errors import WrongUsage
+from cli.local import Access, read_access
+
+DEFAULT_URL = "http://127.0.0.1:8765"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the options before the command's name say."""
+
+    url: str | None
+    data: Path
+
+    def client(self) -> Client:
+        access = find_access(self.url, self.data, os.environ)
+        return Client(access.url, access.api_key)
+
+
+def find_access(url: str | None, data: Path, environment: Mapping[str, str]) -> Access:
+    """`--url`, then BUSHEL_URL, then what `bushel up` left in the data folder, then its default address.
+
+    The key is BUSHEL_API_KEY, or the data folder's; the latter only for the server it was made for, so that
+    pointing the command at another server sends it no key of this one.
+    """
+    try:
+        local = read_access(data)
+    except ValueError as exc:
+        raise WrongUsage(str(exc)) from exc
+    chosen = url or environment.get("BUSHEL_URL") or (local.url if local else DEFAULT_URL)
+    key = environment.get("BUSHEL_API_KEY")
+    if not key and local is not None and local.url.rstrip("/") == chosen.rstrip("/"):
+        key = local.api_key
+    return Access(chosen, key or None)

@@ -1,0 +1,21 @@
+"""`bushel cancel`: end a job early."""
+
+import click
+
+from cli import show
+from cli.access import Target
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def cancel(target: Target, job_ids: tuple[str, ...], as_json: bool) -> None:
+    """Cancel one or more jobs. Results that are finished stay readable."""
+    with target.client() as client:
+        for job_id in job_ids:
+            job = client.cancel(job_id)
+            if as_json:
+                show.print_json(job.raw)
+            else:
+                click.echo(show.line(job))

@@ -1,0 +1,241 @@
+"""`bushel demo`: a stack of its own, three files in three formats translated at once, and what came out."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cli import show, wire
+from cli.client import Client
+from cli.errors import CLIError
+from cli.exits import Exit
+from cli.formats import Format, guess, opened
+from cli.local import read_access
+from cli.results import save
+
+MODEL = "tatoeba-en-de-draft"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+FILES = ("sentences.txt", "sentences.csv", "sentences.jsonl")
+_SHOWN = 12
+_START_SECONDS = 180.0
+_POLL_SECONDS = 0.3
+
+
+class DemoFailed(CLIError):
+    """Something the demo shows did not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one of the jobs went."""
+
+    name: str
+    job: wire.Job
+    saved: Path
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="BUSHEL_DATA",
+    default=Path(".bushel"),
+    show_default=True,
+    help="Data folder. A stack that already runs on it is used, and left running.",
+)
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Default: a free one.")
+@click.option("--model", default=MODEL, show_default=True)
+@click.option(
+    "--examples", type=click.Path(exists=True, file_okay=False, path_type=Path), default=EXAMPLES, show_default=True
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-results"), show_default=True
+)
+def demo(data: Path, port: int, model: str, examples: Path, output: Path) -> None:
+    """Start a stack, translate the example files from English to German, show and keep the results, stop.
+
+    Exit code 1, with the reason, if anything did not work.
+    """
+    console = Console(highlight=False)
+    data = data.expanduser().absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with stack(data, port, model, console) as client:
+        console.print(f"ready after {time.monotonic() - started:.1f} s at {client.url}")
+        ended = translate(client, [examples / name for name in FILES], model, output, console)
+        for one in ended:
+            check(client, one)
+        show_translations(client, ended[0].job, console)
+        show_speeds(ended, console)
+    console.print("everything is stopped" if not client.is_ready() else "the stack that was running goes on")
+
+
+@contextmanager
+def stack(data: Path, port: int, model: str, console: Console) -> Iterator[Client]:
+    """A client of the stack on `data`, which is started, and in the end stopped, unless it already runs."""
+    if (running := _client(data)) is not None and running.is_ready():
+        console.print(f"using the stack that already runs at {running.url}")
+        yield running
+        return
+    if sys.platform == "win32":
+        raise DemoFailed("the one-machine stack needs Linux or macOS")
+    from cli.stack.process import die_with_parent
+
+    console.print("starting PostgreSQL, Valkey, the API and the workers …")
+    command = [sys.executable, "-m", "cli.main", "up", "--data", str(data), "--port", str(port), "--model", model]
+    root = Path(__file__).resolve().parents[1]
+    supervisor = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        # Its standard output carries the API key.
+        stdout=subprocess.DEVNULL,
+        cwd=root,
+        # Ctrl-C is for us; we then stop it in order.
+        start_new_session=True,
+        preexec_fn=die_with_parent(signal.SIGTERM),
+    )
+    try:
+        yield _wait_for_client(data, supervisor)
+    finally:
+        _stop(supervisor, console)
+
+
+def _client(data: Path) -> Client | None:
+    try:
+        access = read_access(data)
+    except ValueError as exc:
+        raise DemoFailed(str(exc)) from exc
+    return Client(access.url, access.api_key) if access else None
+
+
+def _wait_for_client(data: Path, supervisor: "subprocess.Popen[bytes]") -> Client:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if (client := _client(data)) is not None and client.is_ready():
+            return client
+        try:
+            code = supervisor.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        raise DemoFailed(f"the stack did not start (exit code {code}); its reasons are above")
+    raise DemoFailed(f"the stack was not ready after {_START_SECONDS:.0f} s; see {data / 'logs'}")
+
+
+def _stop(supervisor: "subprocess.Popen[bytes]", console: Console) -> None:
+    if supervisor.poll() is None:
+        console.print("stopping …")
+        supervisor.send_signal(signal.SIGINT)
+    try:
+        code = supervisor.wait(90)
+    except subprocess.TimeoutExpired as exc:
+        supervisor.kill()
+        raise DemoFailed("the stack did not stop within 90 s, and was killed") from exc
+    if code != 0 and sys.exception() is None:
+        raise DemoFailed(f"the stack ended with exit code {code}")
+
+
+def translate(client: Client, paths: Sequence[Path], model: str, output: Path, console: Console) -> list[Ended]:
+    """Submit every file, watch all jobs at once, save the results in the files' own formats."""
+    jobs = [submit(client, path, model) for path in paths]
+    jobs = watch(client, [path.name for path in paths], jobs, console)
+    ended = []
+    for path, job in zip(paths, jobs, strict=True):
+        saved = output / f"{path.stem}.de{path.suffix}"
+        save(client, job.id, saved, Format(guess(path.name)).result_format)
+        ended.append(Ended(path.name, job, saved))
+    return ended
+
+
+def submit(client: Client, path: Path, model: str) -> wire.Job:
+    with opened(path) as (content, name):
+        file = client.upload(content, name)
+    body: dict[str, object] = {
+        "task": "translation",
+        "model": model,
+        "input_file_id": file.id,
+        "format": Format(guess(path.name)).as_json(),
+        "metadata": {"from": "bushel demo"},
+    }
+    return client.create_job(body)
+
+
+def watch(client: Client, names: Sequence[str], jobs: list[wire.Job], console: Console) -> list[wire.Job]:
+    """One bar a job, until all have ended."""
+
+    def bars() -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, job in zip(names, jobs, strict=True):
+            table.add_row(Text(name, style="bold"), show.panel(job))
+        return table
+
+    if not console.is_terminal:
+        while not all(job.is_final for job in jobs):
+            time.sleep(_POLL_SECONDS)
+            jobs = [job if job.is_final else client.job(job.id) for job in jobs]
+        for name, job in zip(names, jobs, strict=True):
+            console.print(f"{name}: {show.line(job)}", markup=False, soft_wrap=True)
+        return jobs
+    with Live(bars(), console=console, refresh_per_second=8) as live:
+        while not all(job.is_final for job in jobs):
+            time.sleep(_POLL_SECONDS)
+            jobs = [job if job.is_final else client.job(job.id) for job in jobs]
+            live.update(bars())
+    return jobs
+
+
+def check(client: Client, ended: Ended) -> None:
+    """Every item succeeded, and the ledger's own audit agrees."""
+    job = ended.job
+    if not job.went_well:
+        reason = str(job.problems[0]) if job.problems else show.counts(job)
+        raise DemoFailed(f"{ended.name}: {job.id} is {job.status}: {reason}")
+    if not job.counts.total:
+        raise DemoFailed(f"{ended.name}: {job.id} has no items")
+    audit = client.audit(job.id)
+    if not audit.get("ok"):
+        raise DemoFailed(f"{ended.name}: the audit of {job.id} found: {audit.get('checks')}")
+
+
+def show_translations(client: Client, job: wire.Job, console: Console) -> None:
+    """Some lines of the first job, spread over it."""
+    lines = client.result_lines(job.id, include_input=True)
+    pairs = [(wire.input_text(line), result.text or "") for result, line in lines]
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for source, target in pairs[:: max(1, len(pairs) // _SHOWN)][:_SHOWN]:
+        table.add_row(Text(source), Text("→"), Text(target, style="green"))
+    console.print()
+    console.print(table)
+    console.print()
+
+
+def show_speeds(ended: Sequence[Ended], console: Console) -> None:
+    """Measured from the first item's start to the last job's end, as the server's clock has it."""
+    items = sum(one.job.counts.succeeded for one in ended)
+    tokens = sum(one.job.input_tokens + one.job.output_tokens for one in ended)
+    begun = [moment for one in ended if (moment := wire.moment(one.job, "in_progress_at")) is not None]
+    done = [moment for one in ended if (moment := wire.moment(one.job, "completed_at")) is not None]
+    # Times are whole seconds, so a very quick run is not divided by zero.
+    seconds = max(1.0, max(done) - min(begun)) if begun and done else None
+    if seconds:
+        console.print(
+            f"{items:,} texts, {tokens:,} tokens in {seconds:.0f} s: "
+            f"{items / seconds:,.1f} items/s, {tokens / seconds:,.0f} tokens/s (model load included)"
+        )
+    for one in ended:
+        console.print(f"  {one.name} → {one.saved}")
+
+
+if __name__ == "__main__":
+    from cli.main import run
+
+    sys.exit(run(["demo", *sys.argv[1:]]) or Exit.OK)

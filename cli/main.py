@@ -1,0 +1,111 @@
+"""The `bushel` command."""
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from cli import exits
+from cli.access import Target
+from cli.errors import CLIError
+
+# Command -> where it is, and its line in the help. Imported only when used: a bare install has none of the
+# libraries that `up`, `keys` and `models` need, and everything else starts faster.
+COMMANDS = {
+    "up": ("cli.up:up", "Run the whole service on this machine until Ctrl-C."),
+    "submit": ("cli.submit:submit", "Submit a file as a job."),
+    "status": ("cli.status:status", "Show one job, or list the jobs."),
+    "watch": ("cli.watch:watch", "Follow a job until it ends."),
+    "results": ("cli.results:results", "Download the results of a job."),
+    "cancel": ("cli.cancel:cancel", "Cancel a job; finished results stay."),
+    "files": ("cli.files:files", "List, upload, download and delete files."),
+    "models": ("cli.models:models", "Look after the models."),
+    "keys": ("cli.keys:keys", "Create, list and revoke API keys."),
+    "translate": ("cli.filters:translate", "Translate standard input, line by line."),
+    "summarize": ("cli.filters:summarize", "Summarize standard input, line by line."),
+    "generate": ("cli.filters:generate", "Continue standard input, line by line."),
+    "demo": ("cli.demo:demo", "Start a stack, translate the examples, show the results."),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            # The reader of our output, `head` say, has left. Python would complain once more when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(128 + signal.SIGPIPE) from exc
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        try:
+            command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as exc:
+            raise click.ClickException(
+                f"`bushel {cmd_name}` needs {exc.name}, which is not installed: pip install 'bushel[local]'"
+            ) from exc
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, epilog=exits.HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", help="The server. Default: BUSHEL_URL, else that of --data, else http://127.0.0.1:8765.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="BUSHEL_DATA",
+    default=Path(".bushel"),
+    show_default=True,
+    help="Data folder of a `bushel up` on this machine, for its address and key. BUSHEL_API_KEY goes before it.",
+)
+@click.version_option(package_name="bushel")
+@click.pass_context
+def bushel(ctx: click.Context, url: str | None, data: Path) -> None:
+    """Batches of text through language models: translate, summarize, generate by the file.
+
+    Data goes to standard output, everything else to standard error.
+    """
+    ctx.obj = Target(url, data.expanduser())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and leave with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command; its exit code. Every failure a person can meet is one line on standard error."""
+    try:
+        code = bushel.main(arguments, prog_name="bushel", standalone_mode=False)
+        return code if isinstance(code, int) else exits.Exit.OK
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except CLIError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return exits.Exit.INTERRUPTED
+    except OSError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        return exits.Exit.USAGE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Jobs in words, tables and bars. Pure, except that it draws."""
+
+import datetime
+import json
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cli import wire
+
+STATUS_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "cancelling": "yellow"}
+COUNTED = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
+
+
+def stderr() -> Console:
+    """Where progress goes: never among the data."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    return Console(highlight=False)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def duration(seconds: float | None) -> str:
+    """
+    >>> [duration(s) for s in (None, 0.4, 59, 61, 7300, 90000)]
+    ['?', '1s', '59s', '1m 01s', '2h 01m', '1d 1h']
+    """
+    if seconds is None:
+        return "?"
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def size(count: int) -> str:
+    """
+    >>> size(999), size(1500), size(2_500_000)
+    ('999 B', '1.5 kB', '2.5 MB')
+    """
+    amount, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def moment(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def state(job: wire.Job) -> str:
+    return f"{job.status} (paused)" if job.paused else job.status
+
+
+def counts(job: wire.Job) -> str:
+    """All six counts, always in the same order."""
+    return "  ".join(f"{name} {getattr(job.counts, name):,}" for name in COUNTED)
+
+
+def speed(job: wire.Job) -> str:
+    """Rates and time left, as far as the server knows them."""
+    said = []
+    if job.items_per_second is not None:
+        said.append(f"{job.items_per_second:,.1f} items/s")
+    if job.tokens_per_second is not None:
+        said.append(f"{job.tokens_per_second:,.0f} tokens/s")
+    if job.eta_seconds is not None and not job.is_final:
+        said.append(f"done in {duration(job.eta_seconds)}")
+    return "  ".join(said)
+
+
+def line(job: wire.Job) -> str:
+    """A job in one plain line, for logs and pipes."""
+    parts = [f"{job.id} {state(job)} {job.counts.finished:,}/{job.counts.total:,}", counts(job), speed(job)]
+    if job.waiting_for and not job.is_final:
+        parts.append(f"waiting: {job.waiting_for}")
+    return "  ".join(filter(None, parts))
+
+
+def panel(job: wire.Job) -> RenderableType:
+    """A job as a few lines with a bar, to be redrawn in place."""
+    head = Text.assemble(
+        (job.id, "bold"), "  ", f"{job.task}  {job.model or ''}  ", (state(job), STATUS_STYLES.get(job.status, "cyan"))
+    )
+    bar = Table.grid(padding=(0, 1))
+    total = job.counts.total
+    bar.add_row(
+        ProgressBar(total=max(1, total), completed=job.counts.finished, width=40),
+        f"{job.counts.finished:,}/{total:,}",
+        speed(job),
+    )
+    lines: list[RenderableType] = [head, bar, Text(counts(job), style="dim")]
+    if job.waiting_for and not job.is_final:
+        lines.append(Text(f"waiting: {job.waiting_for}", style="yellow"))
+    return Group(*lines)
+
+
+def problems(console: Console, job: wire.Job) -> None:
+    """What was wrong with the input, line by line."""
+    for problem in job.problems:
+        console.print(Text(str(problem), style="red"))
+    hidden = job.problems_total - len(job.problems)
+    if hidden > 0:
+        console.print(Text(f"… and {hidden:,} more", style="red"))
+
+
+def summary(console: Console, job: wire.Job) -> None:
+    """How a job ended, or how it would go, after a dry run."""
+    problems(console, job)
+    if job.estimate is not None:
+        items = f"{job.estimate.items:,} items" if job.estimate.items is not None else "unknown number of items"
+        tokens = f"about {job.estimate.input_tokens:,} input tokens" if job.estimate.input_tokens is not None else ""
+        console.print("  ".join(filter(None, (items, tokens, f"about {duration(job.estimate.seconds)}"))))
+    style = STATUS_STYLES.get(job.status, "cyan")
+    console.print(Text.assemble((job.id, "bold"), "  ", (state(job), style), "  ", counts(job)))
+    if job.input_tokens or job.output_tokens:
+        console.print(Text(f"{job.input_tokens:,} tokens in, {job.output_tokens:,} out", style="dim"))
+
+
+def job_table(jobs: list[wire.Job]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "task", "model", "status", "done", "failed", "created"):
+        table.add_column(column, no_wrap=True)
+    for job in jobs:
+        table.add_row(
+            job.id,
+            job.task,
+            job.model or "",
+            Text(state(job), style=STATUS_STYLES.get(job.status, "cyan")),
+            f"{job.counts.finished:,}/{job.counts.total:,}",
+            f"{job.counts.failed:,}",
+            moment(job.created_at),
+        )
+    return table

@@ -1,0 +1,43 @@
+"""`bushel status`: one job in full, or the latest jobs."""
+
+import itertools
+
+import click
+
+from cli import show
+from cli.access import Target
+from cli.watch import exit_code
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option("--status", "wanted", help="List only jobs in this status.")
+@click.option("--task", help="List only jobs of this task.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many jobs to list.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def status(
+    target: Target, job_id: str | None, wanted: str | None, task: str | None, limit: int, as_json: bool
+) -> None:
+    """Show JOB, or list the latest jobs.
+
+    For one job, the exit code is 1 when it has ended and not every item succeeded.
+    """
+    with target.client() as client:
+        if job_id is None:
+            jobs = list(itertools.islice(client.jobs(wanted, task), limit))
+            if as_json:
+                show.print_json([job.raw for job in jobs])
+            elif jobs:
+                show.stdout().print(show.job_table(jobs))
+            else:
+                click.echo("no jobs", err=True)
+            return
+        job = client.job(job_id)
+    if as_json:
+        show.print_json(job.raw)
+    else:
+        console = show.stdout()
+        console.print(show.panel(job))
+        show.problems(console, job)
+    raise click.exceptions.Exit(exit_code(job))

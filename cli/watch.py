@@ -1,0 +1,81 @@
+"""`bushel watch`: a job's progress until it ends."""
+
+import time
+from collections.abc import Callable
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from cli import show, wire
+from cli.access import Target
+from cli.client import Client
+from cli.exits import Exit
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 2.0
+_PLAIN_EVERY = 5.0
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--json", "as_json", is_flag=True, help="Print the job as JSON when it has ended.")
+@click.pass_obj
+def watch(target: Target, job_id: str, as_json: bool) -> None:
+    """Show the progress of JOB until it ends.
+
+    Ctrl-C stops watching, not the job. Exit code 0 if every item succeeded, 1 if not, 130 after Ctrl-C.
+    """
+    with target.client() as client:
+        job = follow(client, client.job(job_id), show.stderr())
+    show.summary(show.stderr(), job)
+    if as_json:
+        show.print_json(job.raw)
+    raise click.exceptions.Exit(exit_code(job))
+
+
+def follow(client: Client, job: wire.Job, console: Console) -> wire.Job:
+    """Show progress until the job has ended; its last state. Ctrl-C exits, and says that the job goes on."""
+    try:
+        if console.is_terminal:
+            with Live(show.panel(job), console=console, refresh_per_second=8, transient=True) as live:
+                return wait(client, job, lambda now: live.update(show.panel(now)))
+        return wait(client, job, _Plain(console))
+    except KeyboardInterrupt:
+        console.print(f"{job.id} goes on; see it again: bushel watch {job.id}; end it: bushel cancel {job.id}")
+        raise click.exceptions.Exit(Exit.INTERRUPTED) from None
+
+
+def wait(client: Client, job: wire.Job, seen: Callable[[wire.Job], None]) -> wire.Job:
+    """Ask for the job until it has ended, calling `seen` with every state."""
+    pause = _FIRST_PAUSE
+    while True:
+        seen(job)
+        if job.is_final:
+            return job
+        time.sleep(pause)
+        pause = min(_LONGEST_PAUSE, pause * 1.3)
+        job = client.job(job.id)
+
+
+def exit_code(job: wire.Job) -> Exit:
+    if not job.is_final or job.went_well:
+        return Exit.OK
+    # A dry run runs nothing, so its items have no outcome; its input is what was in question.
+    if job.raw.get("dry_run") and job.status == "completed" and not job.problems:
+        return Exit.OK
+    return Exit.FAILED
+
+
+class _Plain:
+    """One line when the status changes, and now and then in between."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status, self._said, self._at = "", "", 0.0
+
+    def __call__(self, job: wire.Job) -> None:
+        text, now = show.line(job), time.monotonic()
+        if job.status == self._status and (text == self._said or now - self._at < _PLAIN_EVERY):
+            return
+        self._console.print(text, markup=False, soft_wrap=True)
+        self._status, self._said, self._at = job.status, text, now

@@ -1,0 +1,197 @@
+"""The API's JSON objects as values. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+
+JSON = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    total: int = 0
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+    @property
+    def finished(self) -> int:
+        return self.succeeded + self.failed + self.cancelled + self.expired
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a job's input."""
+
+    line: int | None
+    column: int | None
+    code: str
+    message: str
+    hint: str | None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" + (f", column {self.column}" if self.column else "") if self.line else "input"
+        return f"{place}: {self.message} ({self.code})" + (f" - {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    items: int | None
+    input_tokens: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the server showed it; `raw` is the whole object, for --json."""
+
+    id: str
+    status: str
+    task: str
+    model: str | None
+    paused: bool
+    counts: Counts
+    items_per_second: float | None
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    waiting_for: str | None
+    problems: tuple[Problem, ...]
+    problems_total: int
+    estimate: Estimate | None
+    input_tokens: int
+    output_tokens: int
+    created_at: float | None
+    raw: JSON
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def went_well(self) -> bool:
+        """Completed, and every item succeeded."""
+        return self.status == "completed" and self.counts.succeeded == self.counts.total
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    id: str
+    filename: str
+    bytes: int
+    purpose: str
+    created_at: float | None
+    raw: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of a job's results."""
+
+    index: int
+    seq: int
+    status: str
+    text: str | None
+    error_code: str | None
+    error_message: str | None
+
+
+def job(content: JSON) -> Job:
+    """Fields the server does not send read as absent, so that an older server still shows what it has."""
+    errors, usage = _object(content.get("errors")), _object(content.get("usage"))
+    waiting = _object(content.get("waiting_for"))
+    found = errors.get("data")
+    problems = tuple(problem(_object(one)) for one in found) if isinstance(found, list) else ()
+    return Job(
+        id=str(content["id"]),
+        status=str(content["status"]),
+        task=_text(content.get("task")) or "?",
+        model=_text(content.get("model")),
+        paused=bool(content.get("paused")),
+        counts=counts(_object(content.get("counts"))),
+        items_per_second=_number(content.get("items_per_second")),
+        tokens_per_second=_number(content.get("tokens_per_second")),
+        eta_seconds=_number(content.get("eta_seconds")),
+        waiting_for=_text(waiting.get("message")) or _text(waiting.get("code")),
+        problems=problems,
+        problems_total=_whole(errors.get("total")) or len(problems),
+        estimate=estimate(content.get("estimate")),
+        input_tokens=_whole(usage.get("input_tokens")) or 0,
+        output_tokens=_whole(usage.get("output_tokens")) or 0,
+        created_at=_number(content.get("created_at")),
+        raw=content,
+    )
+
+
+def counts(content: JSON) -> Counts:
+    return Counts(**{field.name: _whole(content.get(field.name)) or 0 for field in fields(Counts)})
+
+
+def problem(content: JSON) -> Problem:
+    return Problem(
+        line=_whole(content.get("line")),
+        column=_whole(content.get("column")),
+        code=_text(content.get("code")) or "error",
+        message=_text(content.get("message")) or "not accepted",
+        hint=_text(content.get("hint")),
+    )
+
+
+def estimate(content: object) -> Estimate | None:
+    if not isinstance(content, dict):
+        return None
+    return Estimate(_whole(content.get("items")), _whole(content.get("input_tokens")), _number(content.get("seconds")))
+
+
+def stored_file(content: JSON) -> StoredFile:
+    return StoredFile(
+        id=str(content["id"]),
+        filename=_text(content.get("filename")) or "",
+        bytes=_whole(content.get("bytes")) or 0,
+        purpose=_text(content.get("purpose")) or "",
+        created_at=_number(content.get("created_at")),
+        raw=content,
+    )
+
+
+def result(content: JSON) -> Result:
+    output, error = _object(content.get("output")), _object(content.get("error"))
+    return Result(
+        index=_whole(content["index"]) or 0,
+        seq=_whole(content.get("seq")) or 0,
+        status=str(content["status"]),
+        text=_text(output.get("text")),
+        error_code=_text(error.get("code")),
+        error_message=_text(error.get("message")),
+    )
+
+
+def _object(value: object) -> JSON:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def moment(shown: Job, name: str) -> float | None:
+    """One of the job's timestamps, in unix seconds; None if it has not come to that."""
+    return _number(shown.raw.get(name))
+
+
+def input_text(line: str) -> str:
+    """The input in a JSONL result line that was asked for with its input; empty if it has no text."""
+    content = _object(json.loads(line)).get("input")
+    return _text(_object(content).get("text")) or "" if not isinstance(content, str) else content

@@ -1,0 +1,199 @@
+"""What one input of a job may look like: a JSON value in, a checked item or its problems out. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_CUSTOM_ID = 256
+MAX_TEXT = 1_000_000
+MAX_MESSAGES = 1_000
+ROLES = ("system", "user", "assistant")
+_KINDS = {
+    type(None): "null",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+_KEYS = {"custom_id", "text", "messages", "params"}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an input is refused: where, what, and what to do.
+
+    `line` and `column` count from 1 (column in characters); a column of None means the whole line.
+    """
+
+    code: str
+    message: str
+    hint: str
+    line: int | None = None
+    column: int | None = None
+    param: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("line", "column", "param", "code", "message", "hint")}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One checked input. `body` is stored: {"text": …} or {"messages": […]}; `params` override the job's."""
+
+    body: dict[str, Any]
+    custom_id: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    extra: list[str] | None = None
+
+
+class Refused(Exception):
+    """Carries every problem found in one input."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = list(problems)
+
+
+def check(value: object, task: str, keys: str = "input") -> Input:
+    """Turn an inline input or a decoded JSONL line into an Input, or raise Refused with all its problems.
+
+    A string is short for {"text": string}. `messages` are for generation only.
+    """
+    if isinstance(value, str):
+        value = {"text": value}
+    if not isinstance(value, Mapping):
+        raise Refused(
+            [
+                Problem(
+                    "invalid_input",
+                    f"an {keys} must be a string or an object, not {_kind(value)}",
+                    'write "some text" or {"text": "some text"}',
+                )
+            ]
+        )
+    problems: list[Problem] = []
+    for key in value.keys() - _KEYS:
+        problems.append(
+            Problem(
+                "unknown_field", f"unknown field {key!r}", f"allowed: {', '.join(sorted(_KEYS))}", param=str(key)[:64]
+            )
+        )
+    custom_id = value.get("custom_id")
+    if custom_id is not None:
+        problems += check_custom_id(custom_id)
+    body = _body(value, task, problems)
+    params = value.get("params") or {}
+    if not isinstance(params, Mapping):
+        problems.append(
+            Problem("invalid_params", f"`params` must be an object, not {_kind(params)}", "", param="params")
+        )
+    if problems:
+        raise Refused(problems)
+    return Input(body, custom_id, dict(params))
+
+
+def check_custom_id(custom_id: object) -> list[Problem]:
+    if isinstance(custom_id, str) and 1 <= len(custom_id) <= MAX_CUSTOM_ID:
+        return check_text(custom_id, "custom_id")
+    return [
+        Problem(
+            "invalid_custom_id",
+            f"custom_id must be a string of 1 to {MAX_CUSTOM_ID} characters",
+            "quote numbers, shorten long ids",
+            param="custom_id",
+        )
+    ]
+
+
+def check_text(text: str, param: str) -> list[Problem]:
+    """PostgreSQL stores neither NUL nor lone surrogates; say so here instead of failing there."""
+    nul = text.find("\0")
+    if nul >= 0:
+        return [Problem("invalid_character", f"{param} has a NUL character", "remove it", column=nul + 1, param=param)]
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        return [
+            Problem(
+                "invalid_character",
+                f"{param} has a lone surrogate (\\u{ord(text[exc.start]):04x})",
+                "write the character itself, or both halves of its \\u pair",
+                column=exc.start + 1,
+                param=param,
+            )
+        ]
+    return []
+
+
+def _body(value: Mapping[Any, Any], task: str, problems: list[Problem]) -> dict[str, Any]:
+    text, messages = value.get("text"), value.get("messages")
+    if (text is None) == (messages is None):
+        allowed = "exactly one of `text` and `messages`" if task == "generation" else "`text`"
+        problems.append(Problem("missing_text", f"an input needs {allowed}", 'for example {"text": "…"}', param="text"))
+        return {}
+    if messages is not None:
+        if task != "generation":
+            problems.append(
+                Problem("invalid_input", f"`messages` are for generation, not {task}", "send `text`", param="messages")
+            )
+            return {}
+        return {"messages": _messages(messages, problems)}
+    if not isinstance(text, str):
+        problems.append(Problem("invalid_text", f"`text` must be a string, not {_kind(text)}", "", param="text"))
+        return {}
+    problems += check_length(text)
+    problems += check_text(text, "text")
+    return {"text": text}
+
+
+def check_length(text: str) -> list[Problem]:
+    if not text.strip():
+        return [Problem("empty_text", "the text is empty", "leave the line out, or use on_error: skip", param="text")]
+    if len(text) > MAX_TEXT:
+        return [
+            Problem(
+                "text_too_long",
+                f"the text has {len(text):,} characters; at most {MAX_TEXT:,} are accepted",
+                "split it into several inputs",
+                param="text",
+            )
+        ]
+    return []
+
+
+def _messages(messages: object, problems: list[Problem]) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
+        problems.append(
+            Problem(
+                "invalid_messages",
+                f"`messages` must be a list of 1 to {MAX_MESSAGES} messages",
+                'for example [{"role": "user", "content": "…"}]',
+                param="messages",
+            )
+        )
+        return []
+    turns: list[dict[str, str]] = []
+    for number, turn in enumerate(messages):
+        where = f"messages[{number}]"
+        if not (isinstance(turn, Mapping) and turn.keys() == {"role", "content"}):
+            problems.append(
+                Problem("invalid_messages", f"{where} must have exactly `role` and `content`", "", param=where)
+            )
+        elif turn["role"] not in ROLES:
+            problems.append(
+                Problem("invalid_messages", f"{where}.role must be one of {', '.join(ROLES)}", "", param=where)
+            )
+        elif not isinstance(turn["content"], str):
+            problems.append(Problem("invalid_messages", f"{where}.content must be a string", "", param=where))
+        else:
+            problems += check_text(turn["content"], where)
+            if len(turn["content"]) > MAX_TEXT:
+                problems += check_length(turn["content"])
+            turns.append({"role": turn["role"], "content": turn["content"]})
+    return turns
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)

@@ -1,0 +1,152 @@
+"""Writing a job's items as they are read from its file, window by window, before the job may run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.recording import NewResult, insert_results
+from db.states import JobStatus, Outcome
+from db.steps import StepLease, hold
+
+_DELETE_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item about to be written. `chunk` is the place of its chunk among those written with it, None if settled."""
+
+    idx: int
+    custom_id: str
+    line: int
+    input: dict[str, Any]
+    extra: list[str] | None
+    input_tokens: int
+    chunk: int | None
+    same_as: int | None
+
+
+def known_ids(session: Session, job_id: str, custom_ids: Sequence[str]) -> dict[str, int]:
+    """Which of the ids earlier items of the job have, with their lines."""
+    rows = session.execute(
+        text("SELECT custom_id, line FROM items WHERE job_id = :job AND custom_id = ANY(:ids)"),
+        {"job": job_id, "ids": list(custom_ids)},
+    )
+    return {row.custom_id: row.line for row in rows}
+
+
+def add_items(session: Session, job_id: str, items: Iterable[NewItem], chunk_ids: Sequence[int]) -> None:
+    """COPY items in."""
+    connection = session.connection().connection.driver_connection
+    assert connection is not None
+    encode = msgspec.json.encode
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "COPY items (job_id, idx, custom_id, line, input, extra, chunk_id, input_tokens, same_as) FROM STDIN"
+        ) as copy,
+    ):
+        for item in items:
+            copy.write_row(
+                (
+                    job_id,
+                    item.idx,
+                    item.custom_id,
+                    item.line,
+                    encode(item.input).decode(),
+                    None if item.extra is None else encode(item.extra).decode(),
+                    None if item.chunk is None else chunk_ids[item.chunk],
+                    item.input_tokens,
+                    item.same_as,
+                )
+            )
+
+
+def count_in(session: Session, job_id: str, queued: int, tokens: int, settled: Sequence[NewResult]) -> None:
+    """Add a window to the job's counts, and the results of those of its items that need no model.
+
+    The caller holds the job's row lock (steps.hold), which is what orders the sequence numbers.
+    """
+    before = session.execute(text("SELECT succeeded + failed FROM jobs WHERE id = :job"), {"job": job_id}).scalar_one()
+    insert_results(session, job_id, settled, before, chunk_id=None, attempt=0)
+    succeeded = sum(result.outcome is Outcome.SUCCEEDED for result in settled)
+    session.execute(
+        text("""
+            UPDATE jobs SET total = total + :queued + :succeeded + :failed, queued = queued + :queued,
+                succeeded = succeeded + :succeeded, failed = failed + :failed, queued_tokens = queued_tokens + :tokens
+            WHERE id = :job
+        """),
+        {
+            "job": job_id,
+            "queued": queued,
+            "tokens": tokens,
+            "succeeded": succeeded,
+            "failed": len(settled) - succeeded,
+        },
+    )
+
+
+def clear(session: Session, lease: StepLease) -> bool:
+    """Remove a part of what an earlier or failed ingest wrote; True when nothing is left.
+
+    A part a transaction, so that a million items do not outlast the statement timeout.
+    """
+    hold(session, lease, JobStatus.VALIDATING)
+    values = {"job": lease.job_id, "limit": _DELETE_AT_ONCE}
+    for table in ("results", "items"):
+        gone = session.execute(
+            text(f"""
+                DELETE FROM {table} WHERE job_id = :job AND idx < (
+                    SELECT min(idx) FROM {table} WHERE job_id = :job) + :limit
+                RETURNING 1
+            """),
+            values,
+        )
+        if gone.first() is not None:
+            return False
+    session.execute(text("DELETE FROM chunks WHERE job_id = :job"), values)
+    session.execute(
+        text("""
+            UPDATE jobs SET total = 0, queued = 0, running = 0, succeeded = 0, failed = 0, cancelled = 0, expired = 0,
+                queued_tokens = 0
+            WHERE id = :job
+        """),
+        values,
+    )
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How ingest ended. `errors` is what the job shows: {"total": n, "data": [first problems]}."""
+
+    status: JobStatus
+    errors: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
+    columns: list[str] | None = None
+
+
+def conclude(session: Session, lease: StepLease, verdict: Verdict) -> None:
+    """End validation: the job starts, fails, or (nothing to run) goes on to be finalized."""
+    hold(session, lease, JobStatus.VALIDATING)
+    encode = msgspec.json.encode
+    session.execute(
+        text(f"""
+            UPDATE jobs SET status = :status, version = version + 1, {verdict.status}_at = now(),
+                errors = CAST(:errors AS jsonb), estimate = CAST(:estimate AS jsonb),
+                format = CASE WHEN CAST(:columns AS jsonb) IS NULL THEN format
+                    ELSE format || jsonb_build_object('columns', CAST(:columns AS jsonb)) END,
+                step_owner = NULL, step_expires_at = NULL
+            WHERE id = :job AND status = 'validating'
+        """),
+        {
+            "job": lease.job_id,
+            "status": verdict.status.value,
+            "errors": None if verdict.errors is None else encode(verdict.errors).decode(),
+            "estimate": None if verdict.estimate is None else encode(verdict.estimate).decode(),
+            "columns": None if verdict.columns is None else encode(verdict.columns).decode(),
+        },
+    )

@@ -1,0 +1,270 @@
+"""Jobs as their owners handle them: submit, look, cancel, delete."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete as delete_from
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db import files
+from db.cursors import Order, Page, beyond, born, is_id, page
+from db.errors import Conflict, IllegalTransition, NotFound
+from db.ids import new_id
+from db.models import File, IdempotencyKey, Job
+from db.states import JobStatus, is_final, may_become
+
+PREFIX = "job_"
+KEY_REUSED = "idempotency_key_reused"
+# How often a change is judged anew when the job moves under it; workers move a job a handful of times in its life.
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job whose parts are all checked. Its inputs are a file's, or those spooled under `inputs_key`."""
+
+    id: str
+    task: str
+    model: str
+    params: dict[str, Any]
+    format: dict[str, Any]
+    long_input: str = "error"
+    on_error: str = "fail"
+    priority: int = 0
+    completion_window: str | None = None
+    expires_in: timedelta | None = None
+    metadata: dict[str, Any] | None = None
+    dry_run: bool = False
+    input_file_id: str | None = None
+    inputs_key: str | None = None
+    dialect: str = "bushel"
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What the client calls its request, and a hash of what the request says."""
+
+    key: str
+    request_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """`is_new` is False when an earlier request with the same idempotency key made the job."""
+
+    job: Job
+    is_new: bool
+
+
+def new_job_id() -> str:
+    return new_id(PREFIX)
+
+
+def inputs_key(job_id: str) -> str:
+    """Where inline inputs of a job are spooled in the store."""
+    return f"inputs/{job_id}"
+
+
+def submit(session: Session, tenant_id: str, new: NewJob, idempotency: Idempotency | None = None) -> Submitted:
+    """Insert the job, and the idempotency key with it, in the caller's transaction.
+
+    Of two requests with one key, the second waits at the unique index until the first has ended,
+    and then gets the first's job - or Conflict, if it asked for something else.
+    """
+    if new.input_file_id is not None:
+        _hold_input(session, tenant_id, new.input_file_id)
+    place = session.begin_nested()
+    job = _insert(session, tenant_id, new)
+    if idempotency is None or _claim_key(session, tenant_id, idempotency, job.id):
+        place.commit()
+        return Submitted(job, is_new=True)
+    place.rollback()
+    earlier = replayed(session, tenant_id, idempotency)
+    # Only if the earlier job was deleted in this very moment, and its key with it.
+    if earlier is None:
+        raise Conflict("the job of this Idempotency-Key was just deleted; send the request again", "idempotency_race")
+    return Submitted(earlier, is_new=False)
+
+
+def replayed(session: Session, tenant_id: str, idempotency: Idempotency) -> Job | None:
+    """The job an earlier request with this key made; Conflict when that request was another one."""
+    row = session.execute(
+        select(IdempotencyKey.request_sha256, Job)
+        .join(Job, Job.id == IdempotencyKey.job_id)
+        .where(IdempotencyKey.tenant_id == tenant_id, IdempotencyKey.key == idempotency.key)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.request_sha256 != idempotency.request_sha256:
+        raise Conflict(
+            f"Idempotency-Key {idempotency.key!r} was used for another request already; a new request needs a new key",
+            KEY_REUSED,
+        )
+    found: Job = row.Job
+    return found
+
+
+def _hold_input(session: Session, tenant_id: str, file_id: str) -> None:
+    """Lock the file's row until the job is in, so that its bytes are not removed in between."""
+    query = select(File.id).where(
+        File.id == file_id,
+        File.tenant_id == tenant_id,
+        File.deleted_at.is_(None),
+    )
+    if session.scalar(query.with_for_update(read=True)) is None:
+        raise NotFound("file", file_id)
+
+
+def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
+    created = born(new.id)
+    job = Job(
+        id=new.id,
+        tenant_id=tenant_id,
+        dialect=new.dialect,
+        task=new.task,
+        model=new.model,
+        params=new.params,
+        format=new.format,
+        long_input=new.long_input,
+        on_error=new.on_error,
+        dry_run=new.dry_run,
+        priority=new.priority,
+        completion_window=new.completion_window,
+        job_metadata=new.metadata,
+        input_file_id=new.input_file_id,
+        inputs_key=new.inputs_key,
+        created_at=created,
+        expires_at=None if new.expires_in is None else created + new.expires_in,
+    )
+    session.add(job)
+    session.flush()
+    session.refresh(job)
+    return job
+
+
+def _claim_key(session: Session, tenant_id: str, idempotency: Idempotency, job_id: str) -> bool:
+    statement = (
+        insert(IdempotencyKey)
+        .values(tenant_id=tenant_id, key=idempotency.key, request_sha256=idempotency.request_sha256, job_id=job_id)
+        .on_conflict_do_nothing()
+        .returning(IdempotencyKey.job_id)
+    )
+    return session.scalar(statement) is not None
+
+
+def get(session: Session, tenant_id: str, job_id: str) -> Job:
+    """The job, or NotFound: unknown and foreign ones look the same."""
+    query = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id)
+    # Always the row as it is now, also when the session has seen the job before.
+    job = session.scalar(query.execution_options(populate_existing=True)) if is_id(job_id, PREFIX) else None
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def listing(
+    session: Session,
+    tenant_id: str,
+    after: str | None,
+    limit: int,
+    order: Order = "desc",
+    status: JobStatus | None = None,
+    task: str | None = None,
+) -> Page[Job]:
+    query = select(Job).where(Job.tenant_id == tenant_id)
+    if status is not None:
+        query = query.where(Job.status == status.value)
+    if task is not None:
+        query = query.where(Job.task == task)
+    return page(session.scalars(beyond(query, tenant_id, Job, after, limit, order, PREFIX)).all(), limit)
+
+
+def move(session: Session, job: Job, wanted: JobStatus) -> Job:
+    """Change the status if the job is still as `job` says; IllegalTransition if that may not be or has changed."""
+    if not may_become(JobStatus(job.status), wanted):
+        raise IllegalTransition(job.id, job.status, wanted)
+    moved = session.scalar(
+        update(Job)
+        .where(Job.id == job.id, Job.tenant_id == job.tenant_id, Job.status == job.status, Job.version == job.version)
+        .values({"status": wanted.value, "version": Job.version + 1, f"{wanted}_at": func.now()})
+        .returning(Job)
+        .execution_options(populate_existing=True)
+    )
+    if moved is None:
+        now = session.scalar(select(Job.status).where(Job.id == job.id)) or "gone"
+        raise IllegalTransition(job.id, now, wanted)
+    return moved
+
+
+def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
+    """Ask a job to stop; asking again changes nothing. Conflict when it has ended, or writes its results already.
+
+    Only the status is set here. Chunks are closed by the finalize step, because locks are taken chunk
+    first, then job. The caller rings for that step after commit.
+    """
+    for _ in range(_TRIES):
+        job = get(session, tenant_id, job_id)
+        status = JobStatus(job.status)
+        if status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+            return job
+        if not may_become(status, JobStatus.CANCELLING):
+            what = "has ended" if is_final(status) else "is writing its results"
+            raise Conflict(f"job {job_id} {what} ({status}); it cannot be cancelled any more", "job_not_cancellable")
+        try:
+            return move(session, job, JobStatus.CANCELLING)
+        except IllegalTransition:
+            # A worker moved it between our look and our step: judge again.
+            continue
+    raise Conflict(f"job {job_id} keeps changing; try again", "job_busy")
+
+
+def delete(session: Session, tenant_id: str, job_id: str) -> None:
+    """Remove a job that has ended, with items, results and chunks; its own files become tombstones.
+
+    The file it was submitted with is its owner's and stays.
+    """
+    job = get(session, tenant_id, job_id)
+    if not is_final(JobStatus(job.status)):
+        raise Conflict(f"job {job_id} is {job.status}; cancel it before deleting it", "job_not_final")
+    # A million items take longer to go than the usual limit allows.
+    session.execute(text("SET LOCAL statement_timeout = '15min'"))
+    own = [id for id in (job.output_file_id, job.error_file_id) if id is not None]
+    key = job.inputs_key
+    gone = session.scalar(
+        delete_from(Job)
+        .where(Job.id == job_id, Job.tenant_id == tenant_id, Job.status == job.status)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    if gone is None:
+        raise NotFound("job", job_id)
+    session.expunge(job)
+    session.execute(
+        update(File)
+        .where(File.id.in_(own), File.tenant_id == tenant_id, File.deleted_at.is_(None))
+        .values(deleted_at=func.now())
+    )
+    if key is not None:
+        _bury_inputs(session, tenant_id, job_id, key)
+
+
+def _bury_inputs(session: Session, tenant_id: str, job_id: str, key: str) -> None:
+    """A tombstone for spooled inputs, which never had a row, so that the reconciler removes their bytes."""
+    file = files.add(
+        session,
+        tenant_id,
+        files.NewFile(
+            id=files.new_file_id(),
+            purpose=files.PRIVATE,
+            filename=f"{job_id}.jsonl",
+            bytes=0,
+            sha256="",
+            content_type="application/jsonl",
+            store_key=key,
+        ),
+    )
+    file.deleted_at = func.now()
+    session.flush()

@@ -1,0 +1,153 @@
+"""Keeping leases on chunks alive, and taking back those whose worker is gone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.chunks import LEASE_SECONDS, MAX_CRASHES, PIECES
+from db.recording import NewResult, record
+from db.states import ChunkState, JobStatus, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A chunk as its holder must see it: `job_status` other than in_progress means stop."""
+
+    chunk_id: int
+    attempt: int
+    job_status: JobStatus
+    past_deadline: bool
+
+
+_RENEW = text("""
+    UPDATE chunks SET lease_expires_at = least(now() + :lease * interval '1 second', hard_deadline),
+        progress = mine.progress
+    FROM unnest(CAST(:chunks AS bigint[]), CAST(:attempts AS int[]), CAST(:progress AS int[]))
+        AS mine(id, attempt, progress)
+    WHERE chunks.id = mine.id AND chunks.attempt = mine.attempt AND chunks.state = 'leased'
+""")
+_HELD = text("""
+    SELECT chunk.id, chunk.attempt, job.status, chunk.hard_deadline < now() AS past
+    FROM chunks chunk JOIN jobs job ON job.id = chunk.job_id
+    JOIN unnest(CAST(:chunks AS bigint[]), CAST(:attempts AS int[])) AS mine(id, attempt)
+        ON chunk.id = mine.id AND chunk.attempt = mine.attempt
+    WHERE chunk.state = 'leased'
+""")
+
+
+def renew(session: Session, progress: Mapping[tuple[int, int], int]) -> None:
+    """Extend the leases named by (chunk id, attempt), never past their hard deadline."""
+    chunks, attempts = _columns(progress)
+    values = list(progress.values())
+    session.execute(_RENEW, {"chunks": chunks, "attempts": attempts, "progress": values, "lease": LEASE_SECONDS})
+
+
+def held(session: Session, leases: Sequence[tuple[int, int]]) -> list[Held]:
+    """Those of the leases that still stand; one that is missing was taken away."""
+    chunks, attempts = _columns(leases)
+    rows = session.execute(_HELD, {"chunks": chunks, "attempts": attempts})
+    return [Held(row.id, row.attempt, JobStatus(row.status), row.past) for row in rows]
+
+
+def _columns(leases: Mapping[tuple[int, int], int] | Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [chunk for chunk, _ in leases], [attempt for _, attempt in leases]
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """An expired lease and what became of its chunk."""
+
+    chunk_id: int
+    job_id: str
+    model: str
+    state: ChunkState
+    finalize: bool
+
+
+def reclaim(session: Session) -> Reclaimed | None:
+    """Take back one expired lease: the chunk is ready again, split, or (a lone killer item) failed.
+
+    One a transaction, so that a failure with one chunk does not hold up the others. None when no
+    lease is expired.
+    """
+    chunk = session.execute(
+        text("""
+            SELECT id, attempt, job_id, model, items, crashes + 1 AS crashes FROM chunks
+            WHERE state = 'leased' AND lease_expires_at < now()
+            ORDER BY lease_expires_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        """)
+    ).one_or_none()
+    if chunk is None:
+        return None
+    session.execute(text("UPDATE chunks SET crashes = crashes + 1 WHERE id = :id"), {"id": chunk.id})
+    groups = _groups(session, chunk.id) if chunk.crashes >= MAX_CRASHES else []
+    if len(groups) > 1 and _is_running(session, chunk.job_id):
+        _split(session, chunk.id, chunk.attempt, groups)
+        return Reclaimed(chunk.id, chunk.job_id, chunk.model, ChunkState.SPLIT, finalize=False)
+    lone = groups[0] if len(groups) == 1 else []
+    recorded = record(session, chunk.id, chunk.attempt, [_crashed(idx, chunk.crashes) for idx in lone])
+    state = ChunkState.READY if recorded.handed_back else ChunkState.DONE
+    return Reclaimed(chunk.id, chunk.job_id, chunk.model, state, recorded.finalize)
+
+
+def _crashed(idx: int, crashes: int) -> NewResult:
+    message = f"the worker process died {crashes} times while it ran this item alone or in its chunk"
+    return NewResult(idx, Outcome.FAILED, error_code="worker_crashed", error_message=message)
+
+
+def _is_running(session: Session, job_id: str) -> bool:
+    status = session.execute(text("SELECT status FROM jobs WHERE id = :job FOR UPDATE"), {"job": job_id}).scalar_one()
+    return JobStatus(status) is JobStatus.IN_PROGRESS
+
+
+def _groups(session: Session, chunk_id: int) -> list[list[int]]:
+    """The chunk's open items; an item and its twins stay together, because they are computed once."""
+    rows = session.execute(
+        text("""
+            SELECT array_agg(item.idx ORDER BY item.idx) FROM items item
+            WHERE item.chunk_id = :chunk
+              AND NOT EXISTS (SELECT FROM results r WHERE r.job_id = item.job_id AND r.idx = item.idx)
+            GROUP BY coalesce(item.same_as, item.idx) ORDER BY 1
+        """),
+        {"chunk": chunk_id},
+    )
+    return list(rows.scalars())
+
+
+def _split(session: Session, chunk_id: int, attempt: int, groups: list[list[int]]) -> None:
+    """Hand the items to up to PIECES smaller chunks, each one crash away from being split or failed itself."""
+    size = -(-len(groups) // PIECES)
+    pieces = [groups[start : start + size] for start in range(0, len(groups), size)]
+    total = sum(len(group) for group in groups)
+    for piece in pieces:
+        idxs = [idx for group in piece for idx in group]
+        session.execute(
+            text("""
+                WITH piece AS (
+                    INSERT INTO chunks (job_id, model, params, items, tokens, crashes, parent_id)
+                    SELECT job_id, model, params, :items, tokens * :items / :total, :crashes, id
+                    FROM chunks WHERE id = :chunk RETURNING id, job_id
+                )
+                UPDATE items SET chunk_id = piece.id FROM piece
+                WHERE items.job_id = piece.job_id AND items.idx = ANY(:idxs)
+            """),
+            {"chunk": chunk_id, "items": len(idxs), "total": total, "crashes": MAX_CRASHES - 1, "idxs": idxs},
+        )
+    closed = session.execute(
+        text("""
+            UPDATE chunks SET state = 'split', lease_owner = NULL, lease_expires_at = NULL, hard_deadline = NULL,
+                finished_at = now()
+            WHERE id = :chunk AND attempt = :attempt AND state = 'leased' RETURNING job_id
+        """),
+        {"chunk": chunk_id, "attempt": attempt},
+    ).one()
+    session.execute(
+        text("""
+            UPDATE jobs SET running = running - :items, queued = queued + :items, queued_tokens = queued_tokens + (
+                SELECT sum(tokens) FROM chunks WHERE parent_id = :chunk)
+            WHERE id = :job
+        """),
+        {"items": total, "chunk": chunk_id, "job": closed.job_id},
+    )

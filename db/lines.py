@@ -1,0 +1,215 @@
+"""One result as a line of JSONL, CSV or TXT. Pure: what the results endpoint streams and the output files hold.
+
+>>> row = ResultRow(0, 1, "a", 1, "succeeded", {"text": "Hi"}, None, {"text": "Hallo"})
+>>> writer_for("txt", {}).line(row)
+b'Hallo\\n'
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+LineFormat = Literal["jsonl", "csv", "txt"]
+ADDED = ("output", "status", "error")
+# OWASP's list: what a spreadsheet may take for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One item of a job with its outcome; `status` is succeeded, failed, cancelled or expired.
+
+    `seq` numbers results in the order they were recorded. Items that never ran have numbers after all of these.
+    """
+
+    index: int
+    seq: int
+    custom_id: str
+    line: int
+    status: str
+    input: Mapping[str, Any]
+    extra: Sequence[Any] | None = None
+    output: Mapping[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        """The output text; empty for an item that did not succeed."""
+        return str((self.output or {}).get("text", ""))
+
+    @property
+    def error(self) -> dict[str, str | None] | None:
+        if self.error_code is not None:
+            return {"code": self.error_code, "message": self.error_message}
+        if self.status in _UNFINISHED:
+            return {"code": f"job_{self.status}", "message": _UNFINISHED[self.status]}
+        return None
+
+
+_UNFINISHED = {
+    "cancelled": "the job was cancelled before this input was run",
+    "expired": "the job's completion window ended before this input was run",
+}
+
+
+class LineWriter(Protocol):
+    """Turns rows into bytes, in the order given. Make a new one for every file."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def extension(self) -> str: ...
+
+    def header(self) -> bytes: ...
+
+    def line(self, row: ResultRow) -> bytes: ...
+
+
+def writer_for(
+    format: str,
+    job_format: Mapping[str, Any],
+    include_input: bool = False,
+    *,
+    safe: bool = False,
+    aligned: bool = False,
+) -> LineWriter:
+    """The writer for `format` of results of a job whose input was `job_format` (the job row's JSON).
+
+    `include_input` adds the input to JSONL lines; CSV has its columns anyway. `safe` puts a `'` before
+    output that a spreadsheet would take for a formula. `aligned` keeps TXT output line by line beside
+    the TXT input it answers, where rows are missing; it needs all rows from the first, in input order.
+    """
+    if format == "jsonl":
+        return JSONLines(include_input)
+    if format == "csv":
+        return CSVLines(job_format, safe)
+    if format == "txt":
+        return TextLines(aligned and job_format.get("type") == "txt")
+    raise ValueError(f"no line format {format!r}")
+
+
+class JSONLines:
+    content_type, extension = "application/jsonl", "jsonl"
+
+    def __init__(self, include_input: bool = False) -> None:
+        self._include_input = include_input
+        self._encode = msgspec.json.Encoder().encode
+
+    def header(self) -> bytes:
+        return b""
+
+    def line(self, row: ResultRow) -> bytes:
+        value: dict[str, Any] = {
+            "index": row.index,
+            "seq": row.seq,
+            "custom_id": row.custom_id,
+            "status": row.status,
+            "output": row.output,
+            "error": row.error,
+            "usage": {"input_tokens": row.input_tokens, "output_tokens": row.output_tokens},
+        }
+        if self._include_input:
+            value["input"] = row.input
+        return self._encode(value) + b"\n"
+
+
+class CSVLines:
+    """RFC 4180, but with the input's own delimiter. The columns of a CSV input come first, as they were."""
+
+    def __init__(self, job_format: Mapping[str, Any], safe: bool = False) -> None:
+        columns = job_format.get("columns") if job_format.get("type") == "csv" else None
+        self._columns: list[str] | None = [str(column) for column in columns] if columns else None
+        self._has_header = self._columns is None or bool(job_format.get("has_header", True))
+        self._safe = safe
+        delimiter = str(job_format.get("delimiter") or ",") if self._columns else ","
+        is_tsv = delimiter == "\t"
+        self.extension = "tsv" if is_tsv else "csv"
+        self.content_type = f"text/{'tab-separated-values' if is_tsv else 'csv'}; charset=utf-8"
+        self._buffer = io.StringIO()
+        self._writer = csv.writer(self._buffer, delimiter=delimiter, lineterminator="\r\n")
+
+    def header(self) -> bytes:
+        """The column names; nothing if the input had none either."""
+        if not self._has_header:
+            return b""
+        columns = self._columns if self._columns is not None else ["custom_id", "input"]
+        return self._row([*columns, *added_columns(columns)])
+
+    def line(self, row: ResultRow) -> bytes:
+        error = row.error
+        shown = f"{error['code']}: {error['message']}" if error else ""
+        return self._row([*self._input_cells(row), self._guarded(row.text), row.status, self._guarded(shown)])
+
+    def _input_cells(self, row: ResultRow) -> list[str]:
+        if self._columns is None:
+            return [self._guarded(row.custom_id), input_text(row.input)]
+        cells = [str(cell) for cell in row.extra or ()]
+        # A row refused for its number of cells still gets as many as the header has.
+        return (cells + [""] * len(self._columns))[: len(self._columns)]
+
+    def _guarded(self, text: str) -> str:
+        return f"'{text}" if self._safe and text.startswith(_FORMULA) else text
+
+    def _row(self, cells: Sequence[str]) -> bytes:
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        self._writer.writerow(cells)
+        return self._buffer.getvalue().encode()
+
+
+class TextLines:
+    """The output text alone, one line an item; line breaks inside it become spaces."""
+
+    content_type, extension = "text/plain; charset=utf-8", "txt"
+
+    def __init__(self, aligned: bool = False) -> None:
+        self._aligned = aligned
+        self._last = 0
+
+    def header(self) -> bytes:
+        return b""
+
+    def line(self, row: ResultRow) -> bytes:
+        missing = max(0, row.line - self._last - 1) if self._aligned else 0
+        self._last = row.line
+        return b"\n" * missing + on_one_line(row.text).encode() + b"\n"
+
+
+def added_columns(columns: Sequence[str]) -> list[str]:
+    """Names for our columns that the input's do not have.
+
+    >>> added_columns(["id", "output"]), added_columns(["output", "bushel_output"])
+    (['bushel_output', 'status', 'error'], ['bushel_output_2', 'status', 'error'])
+    """
+    added = []
+    for name in ADDED:
+        free, number = name, 1
+        while free in columns:
+            free = f"bushel_{name}" if number == 1 else f"bushel_{name}_{number}"
+            number += 1
+        added.append(free)
+    return added
+
+
+def on_one_line(text: str) -> str:
+    """
+    >>> on_one_line("Hallo\\n\\nWelt\\r\\n")
+    'Hallo Welt'
+    """
+    return " ".join(line for line in text.splitlines() if line)
+
+
+def input_text(body: Mapping[str, Any]) -> str:
+    """An input as one cell: its text, the raw line it was refused as, or its messages as JSON."""
+    for name in ("text", "raw"):
+        if name in body:
+            return str(body[name])
+    return msgspec.json.encode(body.get("messages", body)).decode()

@@ -1,0 +1,196 @@
+"""How far jobs are, when they will end and why they wait, from their counts and the workers' own words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.models import Job
+from db.states import JobStatus, is_final
+from db.workers import ALIVE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why nothing of a job runs, as a code for programs and a sentence for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """`progress` is the share of items that are settled. Speeds are averages over the job's own running time."""
+
+    progress: float
+    items_per_second: float | None
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    waiting_for: Waiting | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What live workers and past chunks say of a model. Speed is of one worker; `workers` can run it now."""
+
+    workers: int = 0
+    loaded: int = 0
+    why_unavailable: str | None = None
+    tokens_per_second: float | None = None
+    output_per_input: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Jobs of the same model that go before this one, and the tokens that are served before it ends."""
+
+    jobs: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a job's outlook depends on beside its own row."""
+
+    now: datetime
+    live_workers: int = 0
+    models: Mapping[str, ModelState] = field(default_factory=dict)
+    ahead: Mapping[str, Ahead] = field(default_factory=dict)
+
+    def model(self, name: str) -> ModelState:
+        return self.models.get(name, ModelState())
+
+
+_SURROUNDINGS = text("""
+    WITH alive AS (
+        SELECT models, loaded, unavailable FROM workers WHERE heartbeat_at > now() - :alive * interval '1 second'
+    ), wanted AS (
+        SELECT unnest(CAST(:models AS text[])) AS model
+    ), page AS (
+        SELECT id, model, priority, created_at, queued_tokens FROM jobs
+        WHERE id = ANY(CAST(:jobs AS text[])) AND status IN ('validating', 'in_progress')
+    ), ahead AS (
+        SELECT page.id, other.jobs, other.tokens FROM page CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE (-priority, created_at, id) < (-page.priority, page.created_at, page.id))
+                    AS jobs,
+                -- Jobs of one priority take turns: of a longer one, only as much as ours is served before ours ends.
+                coalesce(sum(CASE WHEN priority > page.priority THEN queued_tokens
+                    ELSE least(queued_tokens, page.queued_tokens) END), 0) AS tokens
+            FROM jobs
+            WHERE status = 'in_progress' AND NOT paused AND queued > 0 AND model = page.model
+                AND id <> page.id AND priority >= page.priority
+        ) AS other
+    )
+    SELECT now() AS now, (SELECT count(*) FROM alive) AS live_workers,
+        (SELECT coalesce(jsonb_object_agg(wanted.model, jsonb_build_object(
+            'workers', (SELECT count(*) FROM alive WHERE models ? wanted.model AND NOT unavailable ? wanted.model),
+            'loaded', (SELECT count(*) FROM alive WHERE loaded ? wanted.model),
+            'why_unavailable', (SELECT min(unavailable ->> wanted.model) FROM alive),
+            'tokens_per_second', rate.tokens_per_second,
+            'output_per_input', coalesce(rate.output_per_input, 1))), '{}')
+         FROM wanted LEFT JOIN model_rates rate USING (model)) AS models,
+        (SELECT coalesce(jsonb_object_agg(id, jsonb_build_object('jobs', jobs, 'tokens', tokens)), '{}') FROM ahead)
+            AS ahead
+""")
+
+
+def surroundings(session: Session, jobs: Iterable[Job], models: Sequence[str] = ()) -> Surroundings:
+    """Everything the outlook of these jobs needs, in one query; `models` are looked up too."""
+    jobs = list(jobs)
+    row = session.execute(
+        _SURROUNDINGS,
+        {
+            "alive": ALIVE_SECONDS,
+            "jobs": [job.id for job in jobs],
+            "models": sorted({*models, *(job.model for job in jobs)}),
+        },
+    ).one()
+    return Surroundings(
+        row.now,
+        row.live_workers,
+        {name: ModelState(**state) for name, state in row.models.items()},
+        {job_id: Ahead(**ahead) for job_id, ahead in row.ahead.items()},
+    )
+
+
+def outlook(job: Job, around: Surroundings) -> Outlook:
+    """Pure: one job's row and its surroundings in, what to tell its owner out."""
+    settled = job.total - job.queued - job.running
+    status = JobStatus(job.status)
+    progress = settled / job.total if job.total else float(status is JobStatus.COMPLETED)
+    return Outlook(
+        progress=round(progress, 4),
+        items_per_second=_per_second(job.succeeded + job.failed, job),
+        tokens_per_second=_per_second(job.input_tokens + job.output_tokens, job),
+        eta_seconds=_eta(job, around),
+        waiting_for=_waiting(job, around),
+    )
+
+
+def _per_second(amount: int, job: Job) -> float | None:
+    """Over the time from the start to the last result; None before there is one."""
+    if job.in_progress_at is None or job.progressed_at is None or not amount:
+        return None
+    seconds = (job.progressed_at - job.in_progress_at).total_seconds()
+    return round(amount / seconds, 2) if seconds > 0 else None
+
+
+def _eta(job: Job, around: Surroundings) -> float | None:
+    """Seconds until the last result; None when nothing was measured yet, or the job stands still or has ended."""
+    if job.status != JobStatus.IN_PROGRESS or job.paused:
+        return None
+    model = around.model(job.model)
+    if not model.workers:
+        return None
+    ahead = around.ahead.get(job.id, Ahead())
+    if model.tokens_per_second:
+        tokens = job.queued_tokens + _running_tokens(job) + ahead.tokens
+        return round(tokens * (1 + model.output_per_input) / (model.tokens_per_second * model.workers), 1)
+    speed = _per_second(job.succeeded + job.failed, job)
+    return round((job.queued + job.running) / speed, 1) if speed else None
+
+
+def _running_tokens(job: Job) -> float:
+    """Half of what runs is taken to be done. Its size is guessed from the items that wait, or those that are done."""
+    if job.queued:
+        per_item = job.queued_tokens / job.queued
+    else:
+        done = job.succeeded + job.failed
+        per_item = job.input_tokens / done if done else 0.0
+    return job.running * per_item / 2
+
+
+def _waiting(job: Job, around: Surroundings) -> Waiting | None:
+    status = JobStatus(job.status)
+    if is_final(status) or job.running:
+        return None
+    if not around.live_workers:
+        return Waiting("no_worker", "no worker is running; start one with `celery -A workers.app worker`")
+    if status is JobStatus.VALIDATING:
+        return Waiting("validating", "the input is being checked")
+    if status is JobStatus.FINALIZING:
+        return Waiting("finalizing", "the result files are being written")
+    if status is JobStatus.CANCELLING:
+        return Waiting("cancelling", "workers are giving up what they run of this job")
+    return _waiting_to_run(job, around)
+
+
+def _waiting_to_run(job: Job, around: Surroundings) -> Waiting | None:
+    if job.paused:
+        return Waiting("paused", "the job is paused")
+    if not job.queued:
+        return None
+    model = around.model(job.model)
+    if not model.workers and model.why_unavailable is not None:
+        return Waiting("model_unavailable", f"model {job.model} cannot be loaded: {model.why_unavailable}")
+    if not model.workers:
+        return Waiting("no_worker", f"none of the {around.live_workers} running workers serves model {job.model}")
+    ahead = around.ahead.get(job.id, Ahead())
+    if ahead.jobs:
+        jobs = "1 job is" if ahead.jobs == 1 else f"{ahead.jobs:,} jobs are"
+        return Waiting("jobs_ahead", f"{jobs} served before this one (higher priority, or submitted earlier)")
+    if not model.loaded:
+        return Waiting("model_loading", f"model {job.model} is not loaded yet")
+    return Waiting("its_turn", "the next free worker takes it")

@@ -1,0 +1,152 @@
+"""Writing results: one fenced transaction a chunk, so that a late worker can burn electricity but never write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.errors import LeaseLost
+from db.states import Count, JobStatus, Outcome, leftover
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """The outcome of one item: `output` when it succeeded, `error_code` and `error_message` when not."""
+
+    idx: int
+    outcome: Outcome
+    output: dict[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the transaction left behind. `finalize`: no item of the job is open any more."""
+
+    job_id: str
+    status: JobStatus
+    finalize: bool
+    handed_back: int
+
+
+_LOCK_CHUNK = text("""
+    SELECT job_id, items, tokens FROM chunks WHERE id = :chunk AND attempt = :attempt AND state = 'leased' FOR UPDATE
+""")
+_LOCK_JOB = text("SELECT status, succeeded + failed AS settled FROM jobs WHERE id = :job FOR UPDATE")
+_CLOSE_CHUNK = text("""
+    UPDATE chunks SET state = 'done', recipe_id = :recipe, lease_owner = NULL, lease_expires_at = NULL,
+        hard_deadline = NULL, finished_at = now()
+    WHERE id = :chunk AND attempt = :attempt AND state = 'leased'
+""")
+_HAND_BACK = text("""
+    UPDATE chunks SET state = 'ready', items = :items, tokens = :tokens, lease_owner = NULL, lease_expires_at = NULL,
+        hard_deadline = NULL, recipe_id = coalesce(:recipe, recipe_id)
+    WHERE id = :chunk AND attempt = :attempt AND state = 'leased'
+""")
+_COUNT = text("""
+    UPDATE jobs SET running = running - :items, succeeded = succeeded + :succeeded, failed = failed + :failed,
+        cancelled = cancelled + :cancelled, expired = expired + :expired, queued = queued + :queued,
+        queued_tokens = queued_tokens + :tokens, input_tokens = input_tokens + :input_tokens,
+        output_tokens = output_tokens + :output_tokens, progressed_at = now()
+    WHERE id = :job
+    RETURNING status, queued, running
+""")
+
+
+def record(
+    session: Session, chunk_id: int, attempt: int, results: Sequence[NewResult], recipe_id: int | None = None
+) -> Recorded:
+    """Store the results of a leased chunk and settle the rest of its items.
+
+    Items without a result go back to the queue while the job runs (the chunk becomes ready again);
+    once the job is being cancelled or is out of time they end as cancelled or expired. The last
+    chunk of a running job moves it to `finalizing`. Raises LeaseLost, having written nothing, when
+    the chunk is not leased under this attempt any more - also when this very record already
+    happened and only its acknowledgement was lost.
+    """
+    chunk = session.execute(_LOCK_CHUNK, {"chunk": chunk_id, "attempt": attempt}).one_or_none()
+    if chunk is None:
+        raise LeaseLost(f"chunk {chunk_id}", attempt)
+    job = session.execute(_LOCK_JOB, {"job": chunk.job_id}).one()
+    rest = chunk.items - len(results)
+    assert rest >= 0, f"chunk {chunk_id} has {chunk.items} items and got {len(results)} results"
+    moved = {"queued": 0, "cancelled": 0, "expired": 0}
+    tokens = chunk.tokens * rest // chunk.items
+    running = JobStatus(job.status) is JobStatus.IN_PROGRESS
+    moved[(Count.QUEUED if running else leftover(JobStatus(job.status))).value] = rest
+    mine = {"chunk": chunk_id, "attempt": attempt, "recipe": recipe_id}
+    if rest and running:
+        session.execute(_HAND_BACK, mine | {"items": rest, "tokens": tokens})
+    else:
+        session.execute(_CLOSE_CHUNK, mine)
+    insert_results(session, chunk.job_id, results, job.settled, chunk_id, attempt)
+    after = session.execute(
+        _COUNT,
+        {
+            "job": chunk.job_id,
+            "items": chunk.items,
+            "tokens": tokens if running else 0,
+            "succeeded": sum(result.outcome is Outcome.SUCCEEDED for result in results),
+            "failed": sum(result.outcome is Outcome.FAILED for result in results),
+            "input_tokens": sum(result.input_tokens for result in results),
+            "output_tokens": sum(result.output_tokens for result in results),
+            **moved,
+        },
+    ).one()
+    nothing_open = after.queued == 0 and after.running == 0
+    status = JobStatus(after.status)
+    if nothing_open and status is JobStatus.IN_PROGRESS:
+        status = _begin_finalizing(session, chunk.job_id)
+    return Recorded(chunk.job_id, status, nothing_open, rest if running else 0)
+
+
+def _begin_finalizing(session: Session, job_id: str) -> JobStatus:
+    """The caller holds the job's row lock and saw it in progress, so the row count is certain."""
+    session.execute(
+        text("""
+            UPDATE jobs SET status = 'finalizing', version = version + 1, finalizing_at = now()
+            WHERE id = :job AND status = 'in_progress'
+        """),
+        {"job": job_id},
+    )
+    return JobStatus.FINALIZING
+
+
+def insert_results(
+    session: Session, job_id: str, results: Sequence[NewResult], settled: int, chunk_id: int | None, attempt: int
+) -> None:
+    """COPY results in. `settled` is how many the job has already; the caller holds the job's row lock."""
+    if not results:
+        return
+    connection = session.connection().connection.driver_connection
+    assert connection is not None
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "COPY results (job_id, idx, seq, outcome, output, error_code, error_message, input_tokens,"
+            " output_tokens, chunk_id, attempt) FROM STDIN"
+        ) as copy,
+    ):
+        for seq, result in enumerate(results, start=settled + 1):
+            output = None if result.output is None else msgspec.json.encode(result.output).decode()
+            copy.write_row(
+                (
+                    job_id,
+                    result.idx,
+                    seq,
+                    result.outcome.value,
+                    output,
+                    result.error_code,
+                    result.error_message,
+                    result.input_tokens,
+                    result.output_tokens,
+                    chunk_id,
+                    attempt,
+                )
+            )

@@ -1,0 +1,121 @@
+"""Reading results: in blocks by key, each in a short transaction, so that a download holds nothing up."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.errors import NotFound
+from db.lines import ResultRow
+from db.session import Sessions
+from db.states import JobStatus, is_final, leftover
+
+ResultOrder = Literal["input", "finished"]
+
+# A block is as many rows as came to about this many characters last time, within these bounds:
+# short texts go fast, and a job of megabyte texts is still read in bounded memory.
+BLOCK_ROWS = 2_000
+FIRST_BLOCK_ROWS = 100
+BLOCK_CHARS = 8 * 2**20
+
+_COLUMNS = """
+    item.idx, result.seq, item.custom_id, item.line, result.outcome, item.input::text AS input,
+    item.extra::text AS extra, result.output::text AS output, result.error_code, result.error_message,
+    coalesce(result.input_tokens, 0) AS input_tokens, coalesce(result.output_tokens, 0) AS output_tokens
+"""
+_FINISHED_BY_INDEX = text(f"""
+    SELECT {_COLUMNS} FROM results result JOIN items item USING (job_id, idx)
+    WHERE result.job_id = :job AND result.idx > :after ORDER BY result.idx LIMIT :limit
+""")
+_FINISHED_BY_SEQ = text(f"""
+    SELECT {_COLUMNS} FROM results result JOIN items item USING (job_id, idx)
+    WHERE result.job_id = :job AND result.seq > :after ORDER BY result.seq LIMIT :limit
+""")
+_ALL_BY_INDEX = text(f"""
+    SELECT {_COLUMNS} FROM items item LEFT JOIN results result USING (job_id, idx)
+    WHERE item.job_id = :job AND item.idx > :after ORDER BY item.idx LIMIT :limit
+""")
+_UNFINISHED_BY_INDEX = text(f"""
+    SELECT {_COLUMNS} FROM items item LEFT JOIN results result USING (job_id, idx)
+    WHERE item.job_id = :job AND item.idx > :after AND result.idx IS NULL ORDER BY item.idx LIMIT :limit
+""")
+
+
+def rows(
+    sessions: Sessions,
+    job_id: str,
+    after: int | None = None,
+    limit: int | None = None,
+    order: ResultOrder = "input",
+    *,
+    unfinished: str | None = None,
+) -> Iterator[ResultRow]:
+    """Finished items beyond `after` - an index in input order, a seq in order of finishing.
+
+    Items without a result come too, with `unfinished` as their status, where that is given or the
+    job is final (then it follows from the job). In order of finishing they come last; their seq is
+    the number of results + index + 1. The caller has made sure that the job is the tenant's.
+    """
+    with sessions() as session:
+        settled, status = _state(session, job_id)
+    if unfinished is None and is_final(status):
+        unfinished = leftover(status).value
+    if order == "input":
+        query = _ALL_BY_INDEX if unfinished else _FINISHED_BY_INDEX
+        found = _blocks(sessions, query, job_id, -1 if after is None else after, limit, "idx")
+        yield from (_row(raw, settled, unfinished) for raw in found)
+        return
+    seen, after = 0, after or 0
+    if not (unfinished and after > settled):
+        for raw in _blocks(sessions, _FINISHED_BY_SEQ, job_id, after, limit, "seq"):
+            seen += 1
+            yield _row(raw, settled, unfinished)
+    if unfinished:
+        rest = None if limit is None else limit - seen
+        for raw in _blocks(sessions, _UNFINISHED_BY_INDEX, job_id, max(after - settled, 0) - 1, rest, "idx"):
+            yield _row(raw, settled, unfinished)
+
+
+def _state(session: Session, job_id: str) -> tuple[int, JobStatus]:
+    job = session.execute(
+        text("SELECT succeeded + failed AS settled, status FROM jobs WHERE id = :job"), {"job": job_id}
+    ).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return int(job.settled), JobStatus(job.status)
+
+
+def _blocks(sessions: Sessions, query: Any, job_id: str, after: int, limit: int | None, key: str) -> Iterator[Any]:
+    size = FIRST_BLOCK_ROWS
+    left = limit
+    while left is None or left > 0:
+        wanted = size if left is None else min(size, left)
+        with sessions() as session:
+            block = session.execute(query, {"job": job_id, "after": after, "limit": wanted}).all()
+        yield from block
+        if len(block) < wanted:
+            return
+        after = getattr(block[-1], key)
+        left = None if left is None else left - len(block)
+        chars = sum(len(raw.input) + len(raw.output or "") + len(raw.extra or "") for raw in block)
+        size = max(1, min(BLOCK_ROWS, BLOCK_CHARS * len(block) // max(chars, 1)))
+
+
+def _row(raw: Any, settled: int, unfinished: str | None) -> ResultRow:
+    decode = msgspec.json.decode
+    return ResultRow(
+        raw.idx,
+        raw.seq if raw.seq is not None else settled + raw.idx + 1,
+        raw.custom_id,
+        raw.line,
+        raw.outcome or unfinished or "",
+        decode(raw.input),
+        None if raw.extra is None else decode(raw.extra),
+        None if raw.output is None else decode(raw.output),
+        raw.error_code,
+        raw.error_message,
+        raw.input_tokens,
+        raw.output_tokens,
+    )

@@ -1,0 +1,83 @@
+"""Which states a job and a chunk may be in, and which moves between them are legal. Pure."""
+
+from enum import StrEnum
+
+
+class JobStatus(StrEnum):
+    """The OpenAI batch vocabulary, used in every dialect."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+class ChunkState(StrEnum):
+    """`split` chunks have handed their items to smaller chunks; `done` and `split` are final."""
+
+    READY = "ready"
+    LEASED = "leased"
+    DONE = "done"
+    SPLIT = "split"
+
+
+class Count(StrEnum):
+    """The six counts of a job. They sum to its total at every moment."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Outcome(StrEnum):
+    """What a result row says. Cancelled and expired items have no row."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+NEXT_JOB: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.VALIDATING: frozenset(
+        {JobStatus.IN_PROGRESS, JobStatus.FINALIZING, JobStatus.FAILED, JobStatus.CANCELLING}
+    ),
+    JobStatus.IN_PROGRESS: frozenset({JobStatus.FINALIZING, JobStatus.CANCELLING}),
+    JobStatus.FINALIZING: frozenset({JobStatus.COMPLETED, JobStatus.EXPIRED, JobStatus.FAILED}),
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+    JobStatus.COMPLETED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.EXPIRED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+NEXT_CHUNK: dict[ChunkState, frozenset[ChunkState]] = {
+    # ready -> done: its items were cancelled or expired before anyone ran them.
+    ChunkState.READY: frozenset({ChunkState.LEASED, ChunkState.DONE}),
+    # leased -> ready: handed back, or the lease ran out.
+    ChunkState.LEASED: frozenset({ChunkState.DONE, ChunkState.READY, ChunkState.SPLIT}),
+    ChunkState.DONE: frozenset(),
+    ChunkState.SPLIT: frozenset(),
+}
+
+
+def is_final(status: JobStatus) -> bool:
+    """
+    >>> is_final(JobStatus.CANCELLED), is_final(JobStatus.CANCELLING)
+    (True, False)
+    """
+    return not NEXT_JOB[status]
+
+
+def may_become(now: JobStatus, wanted: JobStatus) -> bool:
+    return wanted in NEXT_JOB[now]
+
+
+def leftover(status: JobStatus) -> Count:
+    """Where unfinished items of a job in this status end up when the job ends."""
+    return Count.CANCELLED if status in (JobStatus.CANCELLING, JobStatus.CANCELLED) else Count.EXPIRED

@@ -1,0 +1,53 @@
+"""What passes with time: deadlines, retention, jobs that missed their last step."""
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# Only one process at a time does the upkeep; the number is arbitrary but fixed.
+_LOCK = 7_205_759_404
+
+
+def is_mine(session: Session) -> bool:
+    """Take the upkeep lock for this transaction; False when another process has it."""
+    return bool(session.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK}).scalar_one())
+
+
+def expire_jobs(session: Session) -> list[str]:
+    """Running jobs past their completion window begin to end; their finished items stay."""
+    rows = session.execute(
+        text("""
+            UPDATE jobs SET status = 'finalizing', version = version + 1, finalizing_at = now()
+            WHERE status = 'in_progress' AND expires_at < now() RETURNING id
+        """)
+    )
+    return list(rows.scalars())
+
+
+def finish_settled(session: Session) -> list[str]:
+    """Running jobs without open items begin to end. The last record does this; here in case one did not."""
+    rows = session.execute(
+        text("""
+            UPDATE jobs SET status = 'finalizing', version = version + 1, finalizing_at = now()
+            WHERE status = 'in_progress' AND queued = 0 AND running = 0 RETURNING id
+        """)
+    )
+    return list(rows.scalars())
+
+
+def waiting_models(session: Session) -> list[str]:
+    """Models for which running jobs have ready chunks."""
+    rows = session.execute(
+        text("""
+            SELECT DISTINCT model.name FROM jobs job
+            CROSS JOIN LATERAL (
+                SELECT c.model AS name FROM chunks c WHERE c.job_id = job.id AND c.state = 'ready' LIMIT 1
+            ) AS model
+            WHERE job.status = 'in_progress' AND NOT job.paused AND job.queued > 0
+        """)
+    )
+    return list(rows.scalars())
+
+
+def forget_idempotency_keys(session: Session) -> None:
+    """A key is remembered for two days."""
+    session.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '2 days'"))

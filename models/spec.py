@@ -1,0 +1,77 @@
+"""What the registry says about one model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+
+Scalar = str | int | float | bool
+NOTHING: Mapping[str, Scalar] = MappingProxyType({})
+
+
+class Task(StrEnum):
+    TRANSLATION = "translation"
+    SUMMARIZATION = "summarization"
+    GENERATION = "generation"
+
+
+class EngineKind(StrEnum):
+    CTRANSLATE2 = "ctranslate2"
+    TRANSFORMERS = "transformers"
+    ECHO = "echo"
+
+
+# What each engine can make of the weights. Whether the device at hand can run it is only known when the model loads.
+QUANTIZATIONS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
+    {
+        EngineKind.CTRANSLATE2: (
+            "default",
+            "int8",
+            "int8_float16",
+            "int8_bf16",
+            "int16",
+            "float16",
+            "bfloat16",
+            "float32",
+        ),
+        EngineKind.TRANSFORMERS: ("default", "float16", "bfloat16", "float32"),
+        EngineKind.ECHO: ("default",),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A registered model. `source` is a folder (absolute, once loaded) or a hub id, which then has a `revision`.
+
+    `prefix` is put before every input, with `{source_lang}` and `{target_lang}` filled in. `defaults` are
+    decoding parameters that hold unless a request says otherwise; `options` are for the engine.
+    """
+
+    name: str
+    task: Task
+    source: str | Path
+    engine: EngineKind = EngineKind.CTRANSLATE2
+    revision: str | None = None
+    quantization: str = "default"
+    source_languages: tuple[str, ...] = ()
+    target_languages: tuple[str, ...] = ()
+    prefix: str = ""
+    max_input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    default: bool = False
+    description: str = ""
+    license: str = ""
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights are a folder of the operator's, not a hub repository."""
+        return isinstance(self.source, Path)
+
+    @property
+    def is_pinned(self) -> bool:
+        """False when the hub may change the model under its name: `main` moves, a commit or a tag does not."""
+        return self.is_local or self.revision not in (None, "main", "master")

@@ -1,0 +1,184 @@
+"""Files of all formats, good and damaged: what is read, and where each problem is said to be."""
+
+import gzip
+import io
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db.inputs import Input
+from workers.formats import MAX_LINE_BYTES, Format, Line, Unreadable, read
+
+GENEROUS = 10**9
+
+
+def lines(data: bytes, format: Format, task: str = "translation", max_bytes: int = GENEROUS) -> list[Line]:
+    return list(read(io.BytesIO(data), format, task, max_bytes).lines)
+
+
+def problem(data: bytes, format: Format, task: str = "translation") -> tuple[str, int | None, int | None]:
+    """Code, line and column of the only problem in the data."""
+    found = [problem for line in lines(data, format, task) for problem in line.problems]
+    assert len(found) == 1, found
+    assert found[0].message
+    return found[0].code, found[0].line, found[0].column
+
+
+JSONL, TXT = Format("jsonl"), Format("txt")
+CSV = Format("csv", "text", "id")
+
+
+def test_jsonl_takes_strings_objects_and_messages() -> None:
+    data = b'"hello"\n\n{"custom_id": "b", "text": "two", "params": {"num_beams": 2}}\n{"messages": [{"role": "user", "content": "x"}]}'
+
+    found = lines(data, JSONL, "generation")
+
+    assert [(line.number, line.input) for line in found] == [
+        (1, Input({"text": "hello"})),
+        (3, Input({"text": "two"}, "b", {"num_beams": 2})),
+        (4, Input({"messages": [{"role": "user", "content": "x"}]})),
+    ]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
+def test_line_endings_and_bom_are_no_part_of_the_text(ending: bytes, bom: bytes) -> None:
+    found = lines(bom + "größer".encode() + ending + b"two" + ending, TXT)
+
+    assert [line.input.body for line in found if line.input] == [{"text": "größer"}, {"text": "two"}]
+
+
+def test_blank_txt_lines_keep_their_place() -> None:
+    found = lines(b"one\n\n  \nfour", TXT)
+
+    assert [(line.number, line.blank) for line in found] == [(1, False), (2, True), (3, True), (4, False)]
+
+
+def test_csv_keeps_all_cells_and_counts_lines_inside_quotes() -> None:
+    source = read(io.BytesIO(b'id,text,note\n1,"a, b","two\nlines"\n2,c,"say ""x"""\n'), CSV, "translation", GENEROUS)
+
+    found = list(source.lines)
+
+    assert source.columns == ["id", "text", "note"]
+    assert [(line.number, line.custom_id, line.extra) for line in found] == [
+        (2, "1", ["1", "a, b", "two\nlines"]),
+        (4, "2", ["2", "c", 'say "x"']),
+    ]
+
+
+def test_csv_without_a_header_names_columns_by_number() -> None:
+    source = read(io.BytesIO(b"7;hello\n8;world\n"), Format("csv", "2", "1", ";", False), "translation", GENEROUS)
+
+    found = list(source.lines)
+
+    assert source.columns == ["column_1", "column_2"]
+    assert [(line.number, line.custom_id, line.input and line.input.body["text"]) for line in found] == [
+        (1, "7", "hello"),
+        (2, "8", "world"),
+    ]
+
+
+def test_jsonl_of_another_shape_is_read_by_its_own_keys() -> None:
+    found = lines(b'{"id": 7, "src": "hello", "meta": {"a": 1}}', Format("jsonl", "src", "id"))
+
+    assert found[0].input == Input({"text": "hello"}, "7")
+
+
+def test_gzip_is_recognised_by_content() -> None:
+    assert [line.number for line in lines(gzip.compress(b"one\ntwo\n"), TXT)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "expected"),
+    [
+        pytest.param(b'"ok"\n{"text" 1}', JSONL, ("invalid_json_line", 2, 9), id="syntax"),
+        pytest.param('"ö" x'.encode(), JSONL, ("invalid_json_line", 1, 5), id="column in characters"),
+        pytest.param(b'{"text": NaN}', JSONL, ("invalid_json_line", 1, 10), id="NaN"),
+        pytest.param(b'{"text": "a"} {"text": "b"}', JSONL, ("invalid_json_line", 1, 15), id="two values"),
+        pytest.param(b'{"text": "\\ud800"}', JSONL, ("invalid_json_line", 1, None), id="lone surrogate"),
+        pytest.param(b'{"text": 1e999}', JSONL, ("invalid_json_line", 1, None), id="number too large"),
+        pytest.param(b"[" * 100_000, JSONL, ("invalid_json_line", 1, None), id="deep"),
+        pytest.param(b'{"text": "a\\u0000b"}', JSONL, ("invalid_character", 1, 2), id="NUL"),
+        pytest.param(b"[1]", JSONL, ("invalid_input", 1, None), id="a list"),
+        pytest.param(b'{"txet": "a"}\n', JSONL, None, id="misspelled key"),
+        pytest.param(b'{"text": ""}', JSONL, ("empty_text", 1, None), id="empty"),
+        pytest.param(b'{"text": 5}', JSONL, ("invalid_text", 1, None), id="number as text"),
+        pytest.param(b'{"custom_id": 5, "text": "a"}', JSONL, ("invalid_custom_id", 1, None), id="number as id"),
+        pytest.param(b'{"messages": []}', JSONL, ("invalid_input", 1, None), id="messages for translation"),
+        pytest.param(b"ok\nbad \xff byte", TXT, ("invalid_encoding", 2, 5), id="txt not utf-8"),
+        pytest.param("größe \xff".encode("latin-1"), TXT, ("invalid_encoding", 1, 3), id="latin-1"),
+        pytest.param(b"a\0b", TXT, ("invalid_character", 1, 2), id="txt NUL"),
+        pytest.param(b"id,text\n1,a,b\n", CSV, ("wrong_cell_count", 2, 3), id="csv too many cells"),
+        pytest.param(b"id,text\n1\n", CSV, ("wrong_cell_count", 2, 2), id="csv too few cells"),
+        pytest.param(b"id,text\n1,\n", CSV, ("empty_text", 2, None), id="csv empty"),
+        pytest.param(b"id,text\n1,a\xffb\n", CSV, ("invalid_encoding", 2, 2), id="csv not utf-8"),
+        pytest.param(b"id,text\n,a\n", CSV, ("invalid_custom_id", 2, None), id="csv empty id"),
+    ],
+)
+def test_a_bad_line_is_located(data: bytes, format: Format, expected: tuple[str, int, int] | None) -> None:
+    if expected is None:
+        codes = {problem.code for line in lines(data, format) for problem in line.problems}
+        assert codes == {"unknown_field", "missing_text"}
+    else:
+        assert problem(data, format) == expected
+
+
+def test_reading_goes_on_after_bad_lines() -> None:
+    found = lines(b'{\n"ok"\n[]\n"fine"\n', JSONL)
+
+    assert [bool(line.problems) for line in found] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("data", "format", "code", "line"),
+    [
+        pytest.param(b"id,txt\n1,a\n", CSV, "missing_column", 1, id="column missing"),
+        pytest.param(b"text,text,id\n", CSV, "missing_column", 1, id="column twice"),
+        pytest.param(b'id,text\n1,"a\n2,b\n', CSV, "invalid_csv", 2, id="quote never closed"),
+        pytest.param(b'id,text\n1,"a"b\n', CSV, "invalid_csv", 2, id="text after quote"),
+        pytest.param("x".encode("utf-16"), TXT, "invalid_encoding", 1, id="utf-16"),
+        pytest.param(gzip.compress(b"one\ntwo\nthree\n" * 1000)[:-9], TXT, "invalid_gzip", None, id="gzip cut off"),
+        pytest.param(b"\x1f\x8bnot gzip at all", TXT, "invalid_gzip", 1, id="gzip damaged"),
+    ],
+)
+def test_what_makes_the_rest_unreadable_says_so(data: bytes, format: Format, code: str, line: int | None) -> None:
+    with pytest.raises(Unreadable) as caught:
+        lines(data, format)
+
+    assert caught.value.problem.code == code
+    assert caught.value.problem.hint
+    if line is not None:
+        assert caught.value.problem.line == line
+
+
+def test_a_line_over_the_limit_is_refused_and_the_next_one_read() -> None:
+    data = b"a" * (MAX_LINE_BYTES + 5) + b"\nnext\n"
+
+    found = lines(data, TXT)
+
+    assert [(line.number, bool(line.problems)) for line in found] == [(1, True), (2, False)]
+
+
+def test_a_gzip_bomb_stops_early_and_small() -> None:
+    bomb = gzip.compress(b"a line of text\n" * 10_000_000)
+    tracemalloc.start()
+
+    with pytest.raises(Unreadable) as caught:
+        for _ in read(io.BytesIO(bomb), TXT, "translation", max_bytes=1_000_000).lines:
+            pass
+
+    assert caught.value.problem.code == "file_too_large"
+    assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    tracemalloc.stop()
+
+
+@given(st.binary(max_size=300), st.sampled_from([JSONL, TXT, CSV, Format("csv", "1", None, "\t", False)]))
+def test_no_bytes_whatsoever_raise_anything_but_unreadable(data: bytes, format: Format) -> None:
+    try:
+        found = lines(data, format)
+    except Unreadable:
+        return
+    for line in found:
+        assert (line.input is None) == bool(line.problems)

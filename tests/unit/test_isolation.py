@@ -1,0 +1,114 @@
+"""One bad prompt costs one result; the device running out of memory costs none."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from workers.engines.base import Encoded, EngineBroken, Generation, OutOfMemory, Params
+from workers.isolation import generate
+
+
+class Faulty:
+    """An engine of our own that generates lengths, and breaks as it is told."""
+
+    def __init__(self, poison: Sequence[str] = (), capacity: int = 10**9, drop: str | None = None) -> None:
+        self.poison, self.capacity, self.drop = set(poison), capacity, drop
+        self.batch = 64
+        self.calls: list[int] = []
+
+    def generate(
+        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+    ) -> Iterator[Generation]:
+        for start in range(0, len(prompts), self.batch):
+            batch = prompts[start : start + self.batch]
+            self.calls.append(len(batch))
+            words = {str(prompt.tokens[0]) for prompt in batch}
+            if sum(map(len, batch)) > self.capacity:
+                raise OutOfMemory("too much")
+            if words & self.poison:
+                raise ValueError("poison")
+            for offset, prompt in enumerate(batch):
+                if self.drop not in words or str(prompt.tokens[0]) != self.drop:
+                    yield Generation(start + offset, prompt.tokens, "stop")
+
+    def shrink(self) -> bool:
+        halved = self.batch > 1
+        self.batch = max(1, self.batch // 2)
+        return halved
+
+
+def prompts(count: int) -> list[Encoded]:
+    return [Encoded((f"w{number}",)) for number in range(count)]
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 200])
+def test_a_healthy_engine_answers_every_prompt(count: int) -> None:
+    outputs = generate(Faulty(), prompts(count), Params(), never)  # type: ignore[arg-type]
+
+    assert {place: found.tokens for place, found in outputs.generations.items()} == {
+        place: (f"w{place}",) for place in range(count)
+    }
+
+
+@pytest.mark.parametrize("guilty", [0, 1, 63, 64, 99])
+def test_a_poisonous_prompt_fails_alone(guilty: int) -> None:
+    outputs = generate(Faulty(poison=[f"w{guilty}"]), prompts(100), Params(), never)  # type: ignore[arg-type]
+
+    assert set(outputs.faults) == {guilty}
+    assert outputs.faults[guilty].code == "engine_error"
+    assert len(outputs.generations) == 99
+
+
+def test_finding_the_guilty_one_runs_the_prompts_at_most_three_times() -> None:
+    engine = Faulty(poison=["w37"])
+
+    generate(engine, prompts(64), Params(), never)  # type: ignore[arg-type]
+
+    assert sum(engine.calls) <= 64 * 3
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
+    engine = Faulty(capacity=10)
+
+    outputs = generate(engine, prompts(100), Params(), never)  # type: ignore[arg-type]
+
+    assert len(outputs.generations) == 100
+    assert engine.batch <= 10
+
+
+def test_a_prompt_that_never_fits_fails_alone() -> None:
+    many = [*prompts(20), Encoded(("huge",) * 50)]
+
+    outputs = generate(Faulty(capacity=20), many, Params(), never)  # type: ignore[arg-type]
+
+    assert {place: fault.code for place, fault in outputs.faults.items()} == {20: "item_too_large"}
+    assert len(outputs.generations) == 20
+
+
+def test_a_missing_output_is_the_fault_of_its_prompt_only() -> None:
+    outputs = generate(Faulty(drop="w5"), prompts(30), Params(), never)  # type: ignore[arg-type]
+
+    assert set(outputs.faults) == {5}
+    assert len(outputs.generations) == 29
+
+
+def test_once_stopped_nothing_more_is_run() -> None:
+    engine = Faulty()
+
+    outputs = generate(engine, prompts(10), Params(), lambda: True)  # type: ignore[arg-type]
+
+    assert engine.calls == [] and not outputs.generations and not outputs.faults
+
+
+def test_a_broken_engine_is_passed_on() -> None:
+    class Broken(Faulty):
+        def generate(self, *_: object) -> Iterator[Generation]:
+            raise EngineBroken("device-side assert")
+            yield
+
+    with pytest.raises(EngineBroken):
+        generate(Broken(), prompts(3), Params(), never)  # type: ignore[arg-type]

@@ -1,0 +1,77 @@
+"""The Celery application: `celery -A workers.app worker --pool threads`.
+
+Celery carries rings and keeps the process; what the process does is in workers.process.
+"""
+
+import logging
+from typing import Any
+
+from celery import signals
+from kombu.entity import Queue
+
+from db.doorbell import IO_QUEUE, CeleryDoorbell, broker, model_queue
+from db.errors import ConfigError
+from models.registry import RegistryError, load
+from workers.config import WorkerSettings
+from workers.process import WorkerProcess
+from workers.tasks import add_tasks
+
+try:
+    settings = WorkerSettings.from_environment()
+    _models = [spec.name for spec in load(settings.registry_files).all()]
+except (ConfigError, RegistryError) as exc:
+    raise SystemExit(f"bushel worker: {exc}") from None
+
+app = broker(settings.broker_url)
+app.conf.task_queues = [Queue(IO_QUEUE), *(Queue(model_queue(name)) for name in _models)]
+app.conf.worker_log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+# Set by worker_ready; tasks can only run after it.
+_process: WorkerProcess | None = None
+
+
+def process() -> WorkerProcess:
+    """The running process's parts."""
+    if _process is None:
+        raise RuntimeError("a task ran before the worker was ready")
+    return _process
+
+
+add_tasks(app, process)
+
+
+@signals.worker_init.connect
+def _refuse_forking(sender: Any, **_: Any) -> None:
+    """A model and its threads do not survive a fork, and time limits are ours anyway (RELIABILITY.md A20)."""
+    pool = getattr(sender.pool_cls, "__module__", str(sender.pool_cls))
+    if "thread" not in pool and "solo" not in pool:
+        raise SystemExit("bushel worker: start with --pool threads (a forked process cannot use a loaded model)")
+
+
+@signals.after_setup_logger.connect
+def _quiet_rings(**_: Any) -> None:
+    """Rings come by the thousand and say nothing; the ledger's moves are logged where they are made."""
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger().setLevel(settings.log_level)
+
+
+@signals.worker_init.connect
+def _start(sender: Any, **_: Any) -> None:
+    global _process
+    queues = sender.app.amqp.queues.consume_from
+    _process = WorkerProcess(settings, CeleryDoorbell(app), list(queues))
+    # Before the broker is reached on purpose: with Redis away, the look into the ledger still finds the work.
+    _process.start()
+
+
+@signals.worker_shutting_down.connect
+def _begin_stop(**_: Any) -> None:
+    if _process is not None:
+        _process.begin_stop()
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    if _process is not None:
+        _process.stop()

@@ -1,0 +1,31 @@
+"""Settings of worker processes."""
+
+import socket
+from functools import cached_property
+
+from pydantic import Field
+
+from db.config import Settings
+
+
+class WorkerSettings(Settings):
+    """What workers read from the environment beside the shared settings."""
+
+    device: str | None = Field(None, description="cpu, cuda or cuda:N; default: what the engine finds")
+    chunk_deadline_seconds: float = Field(
+        600, ge=1, description="longest a chunk may take before its worker is taken to hang and is ended"
+    )
+    stop_grace_seconds: float = Field(
+        10, ge=0, description="how long a stopping worker lets the running chunk finish before it hands the rest back"
+    )
+    max_loaded_models: int = Field(2, ge=1, description="models a worker keeps in memory; the longest unused one goes")
+    max_inflated_bytes: int = Field(
+        20 * 2**30, ge=1, description="largest size of an input file after unpacking, in bytes"
+    )
+    poll_seconds: float = Field(
+        2.0, gt=0, description="how often an idle worker looks into the ledger by itself, in case a ring was lost"
+    )
+
+    @cached_property
+    def host(self) -> str:
+        return socket.gethostname()

@@ -1,0 +1,157 @@
+"""What the runner asks of a runtime: encode prompts, generate, decode, and say what it can do.
+
+Errors an engine may raise (anything else is a fault of the batch, which the runner bisects):
+
+    EngineError
+    ├── ModelUnavailable   the model cannot be loaded; no item is to blame
+    ├── OutOfMemory        this batch did not fit; smaller ones may
+    └── EngineBroken       the process is spoiled (a sticky CUDA error); it must be replaced
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+class EngineError(Exception):
+    """Root of what engines raise on purpose."""
+
+
+class ModelUnavailable(EngineError):
+    """The model cannot be loaded here; the message says why and what to do."""
+
+
+class OutOfMemory(EngineError):
+    """The device could not hold this batch."""
+
+
+class EngineBroken(EngineError):
+    """The device context is lost for this process; only a new process helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat, in the field's usual roles: system, user, assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One input as the user gave it: a text, or the turns of a chat (never both)."""
+
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Decoding parameters of a chunk; every field is already checked against the model.
+
+    `temperature` 0 means deterministic (beam search or greedy); above 0 it samples.
+    `stop` strings are literal; output ends before the first one. Languages are the model's own codes.
+    """
+
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    source_lang: str | None = None
+    target_lang: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt in the engine's own tokens, cut to the model's limit.
+
+    `dropped` counts the tokens cut off at the end (0: nothing is missing), so that the caller
+    can refuse the item or tell the user; an engine never hides a cut.
+    """
+
+    tokens: tuple[str, ...] | tuple[int, ...]
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Output for the prompt at `index` of the call. `score` is the mean log-probability per token, if known."""
+
+    index: int
+    tokens: tuple[str, ...] | tuple[int, ...]
+    finish_reason: FinishReason
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Lengths in tokens; `max_output` bounds new tokens. `shared_context` (decoder-only): input + output ≤ max_input."""
+
+    max_input: int
+    max_output: int
+    shared_context: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Provenance of results: equal recipes and inputs give equal greedy outputs."""
+
+    model: str
+    revision: str
+    weights_hash: str
+    quantization: str
+    tokenizer_hash: str
+    engine: str
+    engine_version: str
+    device: str
+    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """A loaded model. Used by one generating thread; `encode` and `decode` may run in others meanwhile."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
+        """Same length and order as `prompts`. Leaves room for `params.max_new_tokens` in a shared context."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+    ) -> Iterator[Generation]:
+        """Yield one Generation per prompt, in any order, as they get ready.
+
+        Cuts `prompts` into device batches by itself. Looks at `should_stop` at least once a second
+        while decoding; once it is true, returns early without the unfinished ones. Raises OutOfMemory
+        after `shrink` could help; what was yielded before stays valid.
+        """
+        ...
+
+    def shrink(self) -> bool:
+        """Halve the device batch from now on; False when it is already a single prompt."""
+        ...
+
+    def decode(self, generations: Sequence[Generation], params: Params) -> list[str]:
+        """Texts in the order of `generations`, stop strings and special tokens removed."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. The engine is not used again."""
+        ...

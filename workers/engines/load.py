@@ -1,0 +1,88 @@
+"""Opens a registered model with the runtime it asks for; the only place that knows all runtimes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.registry import EngineKind, ModelSpec
+from workers.engines.base import Engine, EngineError, ModelUnavailable, Params
+from workers.engines.files import find_files
+
+# Weights only as safetensors; the rest is what configs and tokenizers consist of.
+WANTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.spm",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "LICENSE*",
+    "README.md",
+)
+
+
+def open_engine(spec: ModelSpec, cache: Path, device: str | None = None, *, recalibrate: bool = False) -> Engine:
+    """Load the model: seconds to minutes. `device` is `cpu`, `cuda`, `cuda:N`, or None for the best there is.
+
+    The first time on a machine includes conversion and calibration, where the engine has them; `recalibrate` measures
+    again. `cache` is the folder for converted and downloaded models.
+
+    Needs no network: a hub model must have been pulled. Every reason not to load is a ModelUnavailable.
+    """
+    if spec.engine is EngineKind.ECHO:
+        from workers.engines.echo import open_echo
+
+        return open_echo(spec, device)
+    files = find_files(spec, cache)
+    try:
+        if spec.engine is EngineKind.CTRANSLATE2:
+            from workers.engines.ctranslate2 import open_ctranslate2
+
+            return open_ctranslate2(spec, files, cache, device, recalibrate)
+        from workers.engines.transformers import open_transformers
+
+        return open_transformers(spec, files, device)
+    except ImportError as exc:
+        raise ModelUnavailable(
+            f"model {spec.name}: the {spec.engine} engine is not installed here ({exc}); pip install 'bushel[worker]'"
+        ) from exc
+
+
+def pull(spec: ModelSpec, cache: Path) -> Path:
+    """Download a hub model at its revision into Bushel's cache; the folder it is in. A local one is just looked at."""
+    if isinstance(spec.source, Path):
+        return spec.source if spec.engine is EngineKind.ECHO else find_files(spec, cache).folder
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as exc:
+        raise ModelUnavailable(f"downloading needs huggingface-hub ({exc}); pip install 'bushel[worker]'") from exc
+    try:
+        names = HfApi().list_repo_files(spec.source, revision=spec.revision)
+        if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+            raise ModelUnavailable(
+                f"model {spec.name}: {spec.source} at {spec.revision} has no safetensors weights, and Bushel loads no "
+                "others, since they can run code when they are opened. Its discussions page may have a revision "
+                "(refs/pr/N) with model.safetensors"
+            )
+        # Folders in a repository hold other formats (onnx/, original/) of the same weights.
+        folder = snapshot_download(
+            spec.source,
+            revision=spec.revision,
+            cache_dir=cache / "hub",
+            allow_patterns=list(WANTED),
+            ignore_patterns=["*/*"],
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as exc:
+        raise ModelUnavailable(f"model {spec.name}: {spec.source} cannot be downloaded: {exc}") from exc
+    return Path(folder)
+
+
+def decoding_params(clean: Mapping[str, Any]) -> Params:
+    """The checked parameters of a job (the dict of `models.params.check`, or its JSON) as engines take them."""
+    values: dict[str, Any] = {name: tuple(value) if name == "stop" else value for name, value in clean.items()}
+    return Params(**values)
+
+
+__all__ = ["Engine", "EngineError", "decoding_params", "open_engine", "pull"]

@@ -1,0 +1,170 @@
+"""The end of a job: what nobody will run is settled, result files are written, the last status is set."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db import chunks, files, results, steps
+from db.errors import LeaseLost
+from db.lines import LineWriter, ResultRow, writer_for
+from db.session import Sessions
+from db.states import JobStatus, Outcome, leftover
+from db.steps import StepLease
+from db.store import FileStore
+
+logger = logging.getLogger(__name__)
+
+# The step's lease is renewed each time this many results are written.
+ROWS_PER_RENEWAL = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """A job about to end."""
+
+    tenant_id: str
+    status: JobStatus
+    format: dict[str, Any]
+    dry_run: bool
+    total: int
+    open: int
+    succeeded: int
+    expired: int
+
+
+class Finalize:
+    """The finalize step. One instance serves a process; `run` may be called from several threads."""
+
+    def __init__(
+        self, sessions: Sessions, store: FileStore, owner: str, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._sessions, self._store, self._owner, self._should_stop = sessions, store, owner, should_stop
+
+    def run(self, job_id: str) -> bool:
+        """End one job; False when it is not due, or workers still hold items of it (they ring when done)."""
+        with self._sessions.begin() as session:
+            status = _status(session, job_id)
+            if status not in (JobStatus.FINALIZING, JobStatus.CANCELLING):
+                return False
+            # Before the step's lease, because the lock order is chunk before job.
+            chunks.drop_ready(session, job_id, status)
+        with self._sessions.begin() as session:
+            lease = steps.take(session, job_id, "finalize", self._owner)
+        if lease is None:
+            return False
+        try:
+            return self._finalize(lease)
+        except LeaseLost as exc:
+            logger.info("finalize of %s given up: %s", job_id, exc, extra={"action": "finalize_lost", "job_id": job_id})
+            return False
+        finally:
+            with self._sessions.begin() as session:
+                steps.leave(session, lease)
+
+    def _finalize(self, lease: StepLease) -> bool:
+        ending = self._ending(lease)
+        if ending.open:
+            return False
+        written: list[files.NewFile] = []
+        try:
+            if ending.total and not ending.dry_run:
+                written = self._write(lease, ending)
+            with self._sessions.begin() as session:
+                steps.hold(session, lease, ending.status)
+                final = self._end(session, lease.job_id, ending, written)
+        except BaseException:
+            for file in written:
+                self._store.delete(file.store_key)
+            raise
+        logger.info("job %s is %s", lease.job_id, final, extra={"action": f"job_{final}", "job_id": lease.job_id})
+        return True
+
+    def _ending(self, lease: StepLease) -> _Ending:
+        with self._sessions.begin() as session:
+            status = steps.hold(session, lease)
+            row = session.execute(
+                text("""
+                    SELECT tenant_id, format, dry_run, total, queued + running AS open, succeeded, expired
+                    FROM jobs WHERE id = :job
+                """),
+                {"job": lease.job_id},
+            ).one()
+        return _Ending(row.tenant_id, status, row.format, row.dry_run, row.total, row.open, row.succeeded, row.expired)
+
+    def _write(self, lease: StepLease, ending: _Ending) -> list[files.NewFile]:
+        """The output file and the error file, each only if it has a line.
+
+        Every custom_id stands in exactly one of the two. A TXT output has a line for every line of
+        the input instead, empty where there is no output, so that line n answers line n; TXT has no ids.
+        """
+        kind = ending.format["type"]
+        aligned = kind == "txt"
+        written: list[files.NewFile] = []
+        output = writer_for(kind, ending.format, include_input=False)
+        errors = writer_for("csv" if kind == "csv" else "jsonl", ending.format, include_input=False)
+        if ending.succeeded:
+            keep = (lambda row: True) if aligned else _succeeded
+            written.append(self._write_one(lease, "output", ending, output, keep))
+        if ending.total > ending.succeeded:
+            written.append(self._write_one(lease, "errors", ending, errors, lambda row: not _succeeded(row)))
+        return written
+
+    def _write_one(
+        self, lease: StepLease, name: str, ending: _Ending, lines: LineWriter, keep: Callable[[ResultRow], bool]
+    ) -> files.NewFile:
+        file_id = files.new_file_id()
+        with self._store.writer(files.store_key(file_id)) as writer:
+            writer.write(lines.header())
+            rows = results.rows(self._sessions, lease.job_id, unfinished=leftover(ending.status).value)
+            for number, row in enumerate(rows, start=1):
+                if keep(row):
+                    writer.write(lines.line(row))
+                if number % ROWS_PER_RENEWAL == 0:
+                    self._renew(lease)
+            size, digest = writer.bytes, writer.sha256
+        filename = f"{lease.job_id}_{name}.{lines.extension}"
+        return files.NewFile(
+            file_id, files.OUTPUT, filename, size, digest, lines.content_type, files.store_key(file_id)
+        )
+
+    def _renew(self, lease: StepLease) -> None:
+        if self._should_stop():
+            raise LeaseLost(f"the finalize step of job {lease.job_id} (the process stops)", lease.attempt)
+        with self._sessions.begin() as session:
+            steps.hold(session, lease)
+
+    def _end(self, session: Session, job_id: str, ending: _Ending, written: list[files.NewFile]) -> JobStatus:
+        ids = {"output": None, "errors": None} | {
+            "output" if "_output." in file.filename else "errors": files.add(session, ending.tenant_id, file).id
+            for file in written
+        }
+        final = _final_status(ending)
+        session.execute(
+            text(f"""
+                UPDATE jobs SET status = :final, version = version + 1, {final}_at = now(),
+                    output_file_id = :output, error_file_id = :errors
+                WHERE id = :job AND status = :seen
+            """),
+            {"job": job_id, "final": final.value, "seen": ending.status.value, **ids},
+        )
+        return final
+
+
+def _status(session: Session, job_id: str) -> JobStatus | None:
+    status = session.execute(text("SELECT status FROM jobs WHERE id = :job"), {"job": job_id}).scalar()
+    return None if status is None else JobStatus(status)
+
+
+def _final_status(ending: _Ending) -> JobStatus:
+    """A job is expired when its window closed on open items; one that was finalizing by then is completed."""
+    if ending.status is JobStatus.CANCELLING:
+        return JobStatus.CANCELLED
+    return JobStatus.EXPIRED if ending.expired else JobStatus.COMPLETED
+
+
+def _succeeded(row: ResultRow) -> bool:
+    return row.status == Outcome.SUCCEEDED

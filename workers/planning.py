@@ -1,0 +1,57 @@
+"""Which items go together: lengths to chunks for a worker, lengths to batches for a device. Pure."""
+
+from collections.abc import Sequence
+
+# A chunk is about this much work (seconds), so that leases stay short and priorities bite soon.
+CHUNK_SECONDS = 3.0
+# Before a model's speed is known, assume one at which this many tokens take CHUNK_SECONDS.
+UNMEASURED_CHUNK_TOKENS = 4_000
+MIN_CHUNK_TOKENS = 500
+MAX_CHUNK_TOKENS = 200_000
+MAX_CHUNK_ITEMS = 2_000
+# What an item costs beside its tokens (a row read, a row written), in tokens.
+ITEM_OVERHEAD_TOKENS = 4
+
+
+def chunk_budget(tokens_per_second: float | None, output_per_input: float | None) -> int:
+    """Input tokens that make a chunk of about CHUNK_SECONDS.
+
+    >>> chunk_budget(None, None)
+    4000
+    >>> chunk_budget(2_000.0, 1.0)
+    3000
+    """
+    if tokens_per_second is None or output_per_input is None:
+        return UNMEASURED_CHUNK_TOKENS
+    budget = tokens_per_second * CHUNK_SECONDS / (1 + output_per_input)
+    return int(min(MAX_CHUNK_TOKENS, max(MIN_CHUNK_TOKENS, budget)))
+
+
+def plan(lengths: Sequence[int], max_items: int, max_tokens: int) -> list[list[int]]:
+    """Group item indices into chunks or batches, longest first.
+
+    A group costs its longest item times its size, because every shorter item is padded up to it;
+    sorting by length first is what keeps that padding small. An item too long for `max_tokens`
+    still gets a group of its own: refusing it is the caller's business.
+
+    >>> plan([3, 9, 3], max_items=8, max_tokens=9)
+    [[1], [0, 2]]
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    groups: list[list[int]] = []
+    longest = 0
+    for place in order:
+        full = groups and (len(groups[-1]) >= max_items or longest * (len(groups[-1]) + 1) > max_tokens)
+        if not groups or full:
+            groups.append([])
+            longest = lengths[place]
+        groups[-1].append(place)
+    return groups
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of a text before any tokenizer saw it: about four UTF-8 bytes each, as subword vocabularies go.
+
+    Used for planning and estimates only; limits are checked on real tokens.
+    """
+    return len(text.encode(errors="replace")) // 4 + 1

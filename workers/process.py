@@ -1,0 +1,137 @@
+"""One worker process: its parts, built from settings, started and stopped in order."""
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Collection
+from importlib.metadata import version
+
+from db import steps, workers
+from db.doorbell import IO_QUEUE, Doorbell, model_queue
+from db.session import Sessions, connect, sessions
+from db.store import open_store
+from models.registry import Registry, load
+from models.spec import ModelSpec
+from workers.config import WorkerSettings
+from workers.engines.base import Engine
+from workers.finalize import Finalize
+from workers.ingest import Ingest
+from workers.loops import Loop
+from workers.reconcile import SECONDS as RECONCILE_SECONDS
+from workers.reconcile import Reconciler
+from workers.runner import Runner
+from workers.shelf import Shelf
+
+logger = logging.getLogger(__name__)
+
+PRESENCE_SECONDS = 5.0
+
+
+class WorkerProcess:
+    """What lives as long as the process. Which queues it consumes decides which parts run.
+
+    A process on the io queue ingests and finalizes; one on a model's queue runs the device pipeline
+    for it; every one takes part in the reconciling.
+    """
+
+    def __init__(self, settings: WorkerSettings, doorbell: Doorbell, queues: Collection[str]) -> None:
+        self._settings, self._doorbell = settings, doorbell
+        self.id = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._engine = connect(settings.database_url, settings.database_pool, f"bushel worker {self.id}"[:63])
+        self._sessions: Sessions = sessions(self._engine)
+        self._stopping = threading.Event()
+        store = open_store(settings.file_store)
+        registry = load(settings.registry_files)
+        self._serves = [spec.name for spec in registry.all() if model_queue(spec.name) in queues]
+        self.ingest = Ingest(
+            self._sessions, store, registry, doorbell, settings.max_inflated_bytes, self.id, self._stopping.is_set
+        )
+        self.finalize = Finalize(self._sessions, store, self.id, self._stopping.is_set)
+        reconciler = Reconciler(self._sessions, store, doorbell)
+        self._loops = [
+            Loop("presence", PRESENCE_SECONDS, self._beat),
+            Loop("reconcile", RECONCILE_SECONDS, reconciler.run),
+        ]
+        if IO_QUEUE in queues:
+            self._loops.append(Loop("due_steps", settings.poll_seconds, self._run_due_steps))
+        self._shelf: Shelf | None = None
+        self.runner: Runner | None = None
+        if self._serves:
+            self._shelf, self.runner = self._pipeline(registry)
+
+    def _pipeline(self, registry: Registry) -> tuple[Shelf, Runner]:
+        shelf = Shelf(registry, _opener(self._settings), self._settings.max_loaded_models)
+        runner = Runner(
+            self._sessions,
+            shelf,
+            self._doorbell,
+            self.id,
+            self._serves,
+            self._settings.chunk_deadline_seconds,
+            self._settings.poll_seconds,
+        )
+        return shelf, runner
+
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+        if self.runner:
+            self.runner.start()
+        logger.info("worker %s serves %s", self.id, self._serves or "io", extra={"action": "worker_started"})
+
+    def begin_stop(self) -> None:
+        """Safe inside a signal handler: only says that nothing new is to be begun."""
+        self._stopping.set()
+        if self.runner:
+            self.runner.begin_stop()
+
+    def stop(self) -> None:
+        self.begin_stop()
+        if self.runner and self._shelf:
+            self.runner.stop(self._settings.stop_grace_seconds)
+            self._shelf.close()
+        for loop in self._loops:
+            loop.stop()
+        with self._sessions.begin() as session:
+            workers.leave(session, self.id)
+        self._engine.dispose()
+        logger.info("worker %s stopped", self.id, extra={"action": "worker_stopped"})
+
+    def _beat(self) -> None:
+        presence = workers.Presence(
+            self.id,
+            self._settings.host,
+            os.getpid(),
+            self._settings.device or "auto",
+            version("bushel"),
+            self._serves,
+            self._shelf.loaded() if self._shelf else [],
+            self._shelf.unavailable() if self._shelf else {},
+        )
+        with self._sessions.begin() as session:
+            workers.beat(session, presence)
+
+    def _run_due_steps(self) -> None:
+        """Ingests and finalizations nobody is at: their ring was lost, or the process that began them is."""
+        todo: tuple[tuple[steps.Step, Callable[[str], bool]], ...] = (
+            ("finalize", self.finalize.run),
+            ("ingest", self.ingest.run),
+        )
+        for step, run in todo:
+            with self._sessions() as session:
+                due = steps.due(session, step)
+            for job_id in due:
+                if self._stopping.is_set():
+                    return
+                run(job_id)
+
+
+def _opener(settings: WorkerSettings) -> Callable[[ModelSpec], Engine]:
+    def open_engine(spec: ModelSpec) -> Engine:
+        # Imported here: a process that only ingests never loads torch.
+        from workers.engines.load import open_engine
+
+        return open_engine(spec, settings.data / "models", settings.device)
+
+    return open_engine
