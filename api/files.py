@@ -2,8 +2,10 @@
 
 import logging
 import re
+import unicodedata
 from datetime import timedelta
 from typing import Any, Literal
+from urllib.parse import quote
 
 from flask import Response, request, send_file
 from flask_openapi3 import APIBlueprint, Tag
@@ -16,6 +18,7 @@ from api.errors import InvalidRequest, OutOfRoom, documented
 from api.multipart import Form
 from api.pagination import ListQuery
 from api.services import services, tenant_id
+from api.strict import Strict
 from api.wire import answer, listed, unix
 from db import files
 from db.errors import NotFound
@@ -31,9 +34,7 @@ MIN_LIFETIME, MAX_LIFETIME = 3_600, 2_592_000
 _ENVELOPE_BYTES = 64 * 1024
 _EXAMPLE_ID = "file-0mgcxk2l9h4t8v2c6y0q1w5r3a"
 
-Purpose = Literal[
-    "assistants", "batch", "fine-tune", "vision", "user_data", "evals", "batch_output"
-]
+Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals", "batch_output"]
 
 
 class FileObject(BaseModel):
@@ -95,7 +96,7 @@ class FileDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-class FilePath(BaseModel):
+class FilePath(Strict):
     file_id: str = Field(description="The file's id.", examples=[_EXAMPLE_ID])
 
 
@@ -312,4 +313,8 @@ def _sent(file: File) -> Response:
 
 def attachment(filename: str) -> str:
     """A Content-Disposition that cannot be broken out of (RFC 6266)."""
-    return dump_options_header("attachment", {"filename": filename})
+    plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode("ascii")
+    names = {"filename": plain}
+    if plain != filename:
+        names["filename*"] = f"UTF-8''{quote(filename, safe='')}"
+    return dump_options_header("attachment", names)

@@ -1,13 +1,14 @@
 """Pydantic's findings in plain words, all of them at once."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from api.errors import InvalidRequest, summary
+from api.strict import Strict
 
 _PLAIN: Mapping[str, str] = {
     "missing": "is required",
@@ -27,8 +28,7 @@ _PLAIN: Mapping[str, str] = {
 
 def refuse(exc: ValidationError) -> Any:
     """Turn a ValidationError into InvalidRequest; flask-openapi3 calls it for every part of a request."""
-    known = _names(exc)
-    found = [_problem(error, known) for error in exc.errors(include_url=False)]
+    found = [_problem(error) for error in exc.errors(include_url=False)]
     raise InvalidRequest(
         summary([problem["message"] for problem in found]),
         param=found[0]["param"],
@@ -37,11 +37,11 @@ def refuse(exc: ValidationError) -> Any:
     ) from exc
 
 
-def _problem(error: ErrorDetails, known: Iterable[str]) -> dict[str, Any]:
+def _problem(error: ErrorDetails) -> dict[str, Any]:
     path = ".".join(str(part) for part in error["loc"] if part != "__root__") or None
     shown = f"`{path}`" if path else "the body"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), list(known), n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), Strict.known, n=1)
         hint = f"; did you mean `{near[0]}`?" if near else ""
         return {"param": path, "code": "unknown_field", "message": f"{shown} is unknown{hint}"}
     code = "missing_field" if error["type"] == "missing" else "invalid_value"
@@ -73,16 +73,3 @@ def _length(type: str, context: Mapping[str, Any]) -> str:
     units = unit if count == 1 else "entries" if unit == "entry" else f"{unit}s"
     return f"must have {count} {units} or {'more' if type.endswith('short') else 'less'}"
 
-
-def _names(exc: ValidationError) -> list[str]:
-    """Fields of the model the error speaks of; titles are the names of our models."""
-    for model in _models():
-        if model.__name__ == exc.title:
-            return list(model.model_fields)
-    return []
-
-
-def _models() -> list[Any]:
-    from pydantic import BaseModel
-
-    return BaseModel.__subclasses__()

@@ -1,10 +1,10 @@
 """What a command can fail with; `cli.main` turns these into one line and an exit code.
 
-    CLIError
-    ├── Unreachable    no server answers at the URL
-    ├── ServerBusy     it answers that it cannot do this now
-    ├── Refused        it answers that the request is wrong; carries code and param
-    └── WrongUsage     we can tell without asking it
+CLIError
+├── Unreachable    no server answers at the URL
+├── ServerBusy     it answers that it cannot do this now
+├── Refused        it answers that the request is wrong; carries code and param
+└── WrongUsage     we can tell without asking it
 """
 
 from cli.exits import Exit

@@ -93,12 +93,16 @@ def list_(is_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("model", "task", "languages", "engine", "here"):
         table.add_column(column, no_wrap=True)
-    table.add_column("source", no_wrap=True, overflow="ellipsis")
+    console = Console()
+    is_wide = console.width >= 120
+    if is_wide:
+        table.add_column("source", no_wrap=True, overflow="ellipsis")
     for spec in specs:
         name = f"{spec.name} *" if spec.default else spec.name
         here = "yes" if available(spec, cache) else "no"
-        table.add_row(name, spec.task, _languages(spec), f"{spec.engine} {spec.quantization}", here, _source(spec))
-    Console().print(table)
+        cells = [name, spec.task, _languages(spec), f"{spec.engine} {spec.quantization}", here, _source(spec)]
+        table.add_row(*cells[: 6 if is_wide else 5])
+    console.print(table)
     click.echo("* used when a request for its task names no model", err=True)
 
 
@@ -191,7 +195,8 @@ def check(name: str | None, device: str | None, recalibrate: bool, is_json: bool
         click.echo(json.dumps(reports, indent=2))
     else:
         for report in reports:
-            Console().print(_table(report))
+            if report["ok"]:
+                Console().print(_table(report))
     broken = [report for report in reports if report["error"]]
     if broken:
         raise Failure("; ".join(str(report["error"]) for report in broken))
@@ -254,11 +259,11 @@ def _run(spec: ModelSpec, engine: Any) -> dict[str, Any]:
 
 
 def _table(report: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{report['model']}: {'works' if report['ok'] else 'does not work'}", title_justify="left")
+    table = Table(title=f"{report['model']}: works", title_justify="left")
     table.show_header, table.box, table.pad_edge = False, None, False
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for key in ("error", "input", "output", "tokens_per_second", "load_seconds", "limits", "calibration", "recipe"):
+    for key in ("input", "output", "tokens_per_second", "load_seconds", "limits", "calibration", "recipe"):
         value = report.get(key)
         if isinstance(value, Mapping):
             for inner, each in value.items():

@@ -27,9 +27,7 @@ _POLL_SECONDS = 1.0
 @click.option("--follow", is_flag=True, help="Go on until the job ends; FILE is continued where it was cut off.")
 @click.option("--include-input", is_flag=True, help="Write every item's input beside its output.")
 @click.pass_obj
-def results(
-    target: Target, job_id: str, output: Path, form: str | None, follow: bool, include_input: bool
-) -> None:
+def results(target: Target, job_id: str, output: Path, form: str | None, follow: bool, include_input: bool) -> None:
     """Write the results of JOB to FILE, or to standard output.
 
     In the order of the input. While the job runs, what is finished so far is written, and standard

@@ -16,9 +16,7 @@ from cli.watch import exit_code
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many jobs to list.")
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
-def status(
-    target: Target, job_id: str | None, wanted: str | None, task: str | None, limit: int, as_json: bool
-) -> None:
+def status(target: Target, job_id: str | None, wanted: str | None, task: str | None, limit: int, as_json: bool) -> None:
     """Show JOB, or list the latest jobs.
 
     For one job, the exit code is 1 when it has ended and not every item succeeded.

@@ -71,16 +71,12 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
             screen.note(f"PostgreSQL refuses to run as root: it runs as the system user '{whom.name}'")
         # Before anything starts: whoever waits for us must not take the server of an earlier port for ours.
         _keep(data, where.url, None)
-        key: list[str] = []
 
         def make_first_key() -> None:
-            if made := parts.first_key(where):
-                key.append(made)
-                # At once, before anything else may fail: it is never made a second time.
-                _keep(data, where.url, made if save_key else None)
-
-        def when_up() -> None:
-            screen.welcome(where.url, data, key[0] if key else None, save_key)
+            if key := parts.first_key(where):
+                # Kept and shown at once, before anything else may fail: it is never made a second time.
+                _keep(data, where.url, key if save_key else None)
+                screen.first_key(key, data if save_key else None)
 
         server_parts = (parts.api(where), parts.io_worker(where), *parts.model_workers(where, workers, names))
         plan = (
@@ -92,7 +88,7 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
         )
         supervisor = Supervisor(plan, where.logs, screen.say)
         try:
-            supervisor.run(when_up)
+            supervisor.run(lambda: screen.welcome(where.url))
         except Interrupted:
             screen.note("interrupted before everything was ready; stopped")
             return 130
@@ -121,12 +117,16 @@ class Screen:
     def note(self, text: str) -> None:
         self._console.print(f"[dim]{escape(text)}[/dim]")
 
-    def welcome(self, url: str, data: Path, key: str | None, saved: bool) -> None:
-        """The URL and a new key go to stdout: that is what a script wants to read."""
+    def first_key(self, key: str, kept_in: Path | None) -> None:
+        """To stdout, as the URL: that is what a script wants to read."""
+        click.echo(f"API key: {key}")
+        sys.stdout.flush()
+        kept = "nowhere"
+        if kept_in is not None:
+            kept = f"in {kept_in / 'client.json'} (mode 0600) for the command line on this machine"
+        self.note(f"Shown once, and kept {kept}; the database has only its hash.")
+
+    def welcome(self, url: str) -> None:
         click.echo(f"Bushel is up: {url}")
-        if key:
-            click.echo(f"API key: {key}")
-            kept = f"kept in {data / 'client.json'} (mode 0600) for the command line on this machine"
-            self.note(f"Shown once, and {kept if saved else 'kept nowhere'}; the database has only its hash.")
         sys.stdout.flush()
         self.note("Ctrl-C stops everything in order.")

@@ -368,7 +368,7 @@ def add_entry(path: Path, name: str, entry: Mapping[str, object]) -> ModelSpec:
         spec = _spec(path, name, entry)
         block = _rendered(name, entry)
         changed = f"{text.rstrip()}\n\n{block}" if text.strip() else block
-        if _entries(path, changed) != {**_entries(path, text), name: entry}:
+        if _tables(changed) != {**_entries(path, text), name: entry}:
             raise BadEntry(path, f"models.{name}", "", "cannot be written to this file; please add it by hand")
         _check_defaults(path, [_spec(path, each, value) for each, value in _entries(path, changed).items()])
         _write(path, changed)
@@ -385,9 +385,17 @@ def remove_entry(path: Path, name: str) -> None:
         changed = _without(text, name)
         # The cut goes by lines and could be fooled by a header-like line inside a long string.
         del entries[name]
-        if _entries(path, changed) != entries:
+        if _tables(changed) != entries:
             raise BadEntry(path, f"models.{name}", "", "cannot be taken out by itself; please edit the file by hand")
         _write(path, changed)
+
+
+def _tables(text: str) -> object:
+    """The models in a text that may have been spoilt."""
+    try:
+        return tomllib.loads(text).get("models", {})
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _without(text: str, name: str) -> str:

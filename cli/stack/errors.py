@@ -1,10 +1,10 @@
 """What can go wrong with the one-machine stack.
 
-    StackError
-    ├── FolderInUse      another `bushel up` holds the data folder
-    ├── PortInUse        somebody listens on the port already
-    ├── MissingParts     the extra `bushel[local]` is not installed
-    └── PartFailed       a part did not become ready; carries the end of its log
+StackError
+├── FolderInUse      another `bushel up` holds the data folder
+├── PortInUse        somebody listens on the port already
+├── MissingParts     the extra `bushel[local]` is not installed
+└── PartFailed       a part did not become ready; carries the end of its log
 """
 
 from pathlib import Path

@@ -128,9 +128,7 @@ class Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self._data / "PG_VERSION").exists():
             self._make_cluster()
-        end_leftovers(
-            self._data, ("postgres",), ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
-        )
+        end_leftovers(self._data, ("postgres",), ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)))
         # PostgreSQL itself believes the pid in this file as soon as any process has it.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         (self._sockets / _SOCKET).unlink(missing_ok=True)

@@ -253,8 +253,7 @@ class Supervisor:
         writer.setblocking(False)
         before_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         before = {
-            number: signal.signal(number, self._count_stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            number: signal.signal(number, self._count_stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         # Not ignored but heard, which is what makes a child's end wake us.
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)

@@ -1,6 +1,6 @@
 """A stand-in for a part: notes its start and its end in a file, and dies or hangs when told to.
 
-    standin.py NAME EVENTS [--die-after SECONDS [--succeed]] [--deaf] [--child] [--say TEXT]
+standin.py NAME EVENTS [--die-after SECONDS [--succeed]] [--deaf] [--child] [--say TEXT]
 """
 
 import os

@@ -94,9 +94,7 @@ def test_a_compressed_file_is_unpacked_on_the_way(fake: FakeBushel, tmp_path: Pa
     assert fake.state.bodies[0]["format"] == {"type": "csv"}
 
 
-def test_standard_input_needs_a_format(
-    fake: FakeBushel, stdin: Callable[[bytes], None], capfd: Captured
-) -> None:
+def test_standard_input_needs_a_format(fake: FakeBushel, stdin: Callable[[bytes], None], capfd: Captured) -> None:
     stdin(b"hello\n")
 
     assert run(["submit", "-"]) == 2
@@ -139,9 +137,7 @@ def test_watch_without_a_terminal_writes_plain_lines_to_stderr(
     assert "\x1b" not in err
 
 
-def test_a_dry_run_shows_the_estimate_and_every_problem(
-    fake: FakeBushel, tmp_path: Path, capfd: Captured
-) -> None:
+def test_a_dry_run_shows_the_estimate_and_every_problem(fake: FakeBushel, tmp_path: Path, capfd: Captured) -> None:
     problem = {"line": 3, "column": 7, "code": "not_utf8", "message": "not UTF-8", "hint": "save it as UTF-8"}
     job_id = fake.add_job(["x"], dry_run=True, errors={"total": 2, "data": [problem]}, status="failed")
 

@@ -10,7 +10,7 @@ from db.audit import audit
 from db.chunks import Candidate, Claim
 from db.errors import LeaseLost
 from db.recording import NewResult, record
-from db.states import JobStatus, Outcome
+from db.states import JobStatus
 from tests.ledger import Ledger
 
 
@@ -332,7 +332,6 @@ def test_claims_and_records_and_cancels_at_once_keep_the_counts(ledger: Ledger) 
     assert job.status == "cancelled" and job.queued == job.running == 0
     assert job.succeeded + job.cancelled == 120
     assert is_sound(ledger, job_id)
-
 
 
 def test_a_candidate_names_job_and_model(ledger: Ledger) -> None:

@@ -74,7 +74,8 @@ def pull(spec: ModelSpec, cache: Path) -> Path:
             allow_patterns=list(WANTED),
             ignore_patterns=["*/*"],
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as exc:
+    # Its first base is the error of whichever HTTP library this version of the hub's client is built on.
+    except (*HfHubHTTPError.__bases__, HFValidationError, OSError) as exc:
         raise ModelUnavailable(f"model {spec.name}: {spec.source} cannot be downloaded: {exc}") from exc
     return Path(folder)
 

@@ -1,0 +1,294 @@
+"""The pipeline over a real ledger, with the echo engine misbehaving as it is told."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from db import jobs
+from db.audit import audit
+from db.recording import record
+from models.registry import Registry
+from models.spec import EngineKind, ModelSpec, Task
+from tests.ledger import Ledger
+from tests.waiting import eventually
+from workers.engines.base import Engine
+from workers.engines.echo import open_echo
+from workers.runner import EXIT_BROKEN, Runner
+from workers.shelf import Shelf
+
+
+def spec(name: str = "echo", **options: Any) -> ModelSpec:
+    return ModelSpec(name, Task.TRANSLATION, Path("/nowhere"), EngineKind.ECHO, options={"markers": True, **options})
+
+
+class Exits(list[int]):
+    """Records what the watchdog would have ended the process with."""
+
+    def __call__(self, status: int) -> None:
+        self.append(status)
+
+
+class Begun:
+    """An engine that says when it was first asked to generate."""
+
+    def __init__(self, engine: Engine, begun: threading.Event) -> None:
+        self._engine, self._begun = engine, begun
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "generate":
+            self._begun.set()
+        return getattr(self._engine, name)
+
+
+@contextmanager
+def running(
+    ledger: Ledger,
+    *specs: ModelSpec,
+    deadline: float = 600,
+    grace: float = 5,
+    begun: threading.Event | None = None,
+) -> Iterator[tuple[Runner, Exits]]:
+    registry = Registry(specs or [spec()])
+    begun = begun or threading.Event()
+    shelf = Shelf(registry, lambda wanted: cast("Engine", Begun(open_echo(wanted, None), begun)), capacity=2)
+    exits = Exits()
+    names = [one.name for one in registry.all()]
+    runner = Runner(ledger.sessions, shelf, ledger.bell, "runner", names, deadline, 0.05, exits)
+    runner.start()
+    try:
+        yield runner, exits
+    finally:
+        runner.stop(grace)
+        shelf.close()
+
+
+def ended(ledger: Ledger, job_id: str, seconds: float = 20) -> Any:
+    """The job once it was finalized."""
+    eventually(lambda: ledger.finalize(job_id) or ledger.job(job_id).completed_at, seconds)
+    with ledger.sessions() as session:
+        found = audit(session, ledger.tenant, job_id)
+    assert found.ok, found
+    return ledger.job(job_id)
+
+
+def outcome(ledger: Ledger, idx: int) -> tuple[str, str | None]:
+    [row] = ledger.rows("SELECT output->>'text' AS text, error_code FROM results WHERE idx = :idx", idx=idx)
+    return row.text, row.error_code
+
+
+def test_a_job_runs_to_its_end(ledger: Ledger) -> None:
+    job_id = ledger.started(500)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert job.status == "completed" and job.succeeded == 500
+    assert outcome(ledger, 42) == ("this is line 42", None)
+    assert job.input_tokens == job.output_tokens == 4 * 500
+
+
+def test_twins_get_the_output_of_their_original_and_cost_nothing(ledger: Ledger) -> None:
+    job_id = ledger.submit(b"two words\nother\ntwo words\n")
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert outcome(ledger, 2) == ("two words", None)
+    assert job.succeeded == 3 and job.output_tokens == 3
+
+
+def test_a_poisonous_item_fails_alone(ledger: Ledger) -> None:
+    job_id = ledger.submit(b"".join(b"line %d\n" % n if n != 7 else b"[[fail]]\n" for n in range(50)))
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert (job.succeeded, job.failed) == (49, 1)
+    assert outcome(ledger, 7) == (None, "engine_error")
+
+
+def test_an_item_that_does_not_fit_the_device_fails_alone(ledger: Ledger) -> None:
+    data = b"".join(b"line %d\n" % n for n in range(30)) + b"word " * 60 + b"\n"
+    job_id = ledger.submit(data)
+    ledger.ingest(job_id)
+
+    with running(ledger, spec(capacity=40)):
+        job = ended(ledger, job_id)
+
+    assert (job.succeeded, job.failed) == (30, 1)
+    assert outcome(ledger, 30) == (None, "item_too_large")
+
+
+@pytest.mark.parametrize(("long_input", "code"), [("error", "input_too_long"), ("truncate", None)])
+def test_long_input_is_refused_or_cut_and_said_so(ledger: Ledger, long_input: str, code: str | None) -> None:
+    job_id = ledger.submit(b"short\n" + b" ".join([b"word"] * 2000) + b"\n", long_input=long_input)
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        ended(ledger, job_id)
+
+    [row] = ledger.rows("SELECT error_code, output->'truncated_tokens' AS cut FROM results WHERE idx = 1")
+    assert row.error_code == code
+    assert row.cut == (None if code else 2000 - 1024)
+
+
+def test_cancel_reaches_a_running_chunk_within_a_second(ledger: Ledger) -> None:
+    job_id = ledger.started(50)
+
+    with running(ledger, spec(seconds_per_item=0.5)):
+        eventually(lambda: ledger.job(job_id).running)
+        with ledger.sessions.begin() as session:
+            jobs.cancel(session, ledger.tenant, job_id)
+        asked = time.monotonic()
+        eventually(lambda: ledger.job(job_id).running == 0)
+        took = time.monotonic() - asked
+        ledger.finalize(job_id)
+
+    job = ledger.job(job_id)
+    assert job.status == "cancelled" and job.cancelled > 0
+    assert job.succeeded + job.cancelled == 50
+    assert took < 1.5
+
+
+def test_a_stopping_worker_hands_the_rest_of_its_chunk_back(ledger: Ledger) -> None:
+    job_id = ledger.started(50)
+
+    with running(ledger, spec(seconds_per_item=0.1, batch_tokens=8), grace=0.3):
+        eventually(lambda: ledger.job(job_id).running)
+
+    job = ledger.job(job_id)
+    assert job.running == 0 and job.queued > 0
+    assert job.succeeded + job.queued == 50
+    [chunk] = ledger.rows("SELECT state, crashes, items FROM chunks")
+    assert (chunk.state, chunk.crashes, chunk.items) == ("ready", 0, job.queued)
+
+
+def test_a_short_chunk_is_finished_within_the_grace(ledger: Ledger) -> None:
+    job_id = ledger.started(4)
+
+    begun = threading.Event()
+
+    with running(ledger, spec(seconds_per_item=0.1), begun=begun):
+        assert begun.wait(10)
+
+    assert ledger.job(job_id).status == "finalizing"
+
+
+def test_a_chunk_past_its_hard_deadline_ends_the_process(ledger: Ledger) -> None:
+    ledger.started(4)
+
+    with running(ledger, spec(seconds_per_batch=4.0), deadline=1.0, grace=0) as (_, exits):
+        eventually(lambda: exits)
+
+    assert set(exits) == {EXIT_BROKEN}
+
+
+def test_a_broken_engine_ends_the_process_and_blames_nobody(ledger: Ledger) -> None:
+    job_id = ledger.submit(b"fine\n[[broken]]\n")
+    ledger.ingest(job_id)
+
+    with running(ledger) as (_, exits):
+        eventually(lambda: exits)
+
+    assert exits[0] == EXIT_BROKEN
+    assert ledger.rows("SELECT 1 FROM results WHERE outcome = 'failed'") == []
+
+
+def test_a_model_that_cannot_be_loaded_touches_no_item(ledger: Ledger) -> None:
+    job_id = ledger.started(3)
+    broken = spec(unavailable="the weights are damaged")
+    registry = Registry([broken])
+    shelf = Shelf(registry, lambda wanted: open_echo(wanted, None), capacity=2)
+    runner = Runner(ledger.sessions, shelf, ledger.bell, "runner", ["echo"], 600, 0.05)
+
+    runner.start()
+    eventually(lambda: shelf.unavailable())
+    runner.stop(1)
+
+    assert "the weights are damaged" in shelf.unavailable()["echo"]
+    assert ledger.counts(job_id) == {"queued": 3}
+    assert [row.attempt for row in ledger.rows("SELECT attempt FROM chunks")] == [0]
+
+
+def test_jobs_of_several_models_share_a_worker(ledger: Ledger) -> None:
+    specs = [spec("echo"), spec("loud", transform="upper"), spec("back", transform="reverse")]
+    ledger.registry = Registry(specs)
+    found = [ledger.started(20, model=one.name) for one in specs]
+
+    with running(ledger, *specs):
+        for job_id in found:
+            assert ended(ledger, job_id).succeeded == 20
+
+    texts = {row.text for row in ledger.rows("SELECT output->>'text' AS text FROM results WHERE idx = 5")}
+    assert texts == {"this is line 5", "THIS IS LINE 5", "5 enil si siht"}
+
+
+def test_a_frozen_worker_cannot_write_over_its_successor(ledger: Ledger) -> None:
+    job_id = ledger.started(3)
+
+    begun = threading.Event()
+    with running(ledger, spec(seconds_per_batch=1.0), begun=begun):
+        assert begun.wait(10)
+        # Another process finds the lease expired, as after a long freeze, and runs the chunk itself.
+        ledger.run(
+            "UPDATE chunks SET state = 'ready', lease_owner = NULL, lease_expires_at = NULL, hard_deadline = NULL"
+        )
+        ledger.run("UPDATE jobs SET queued = 3, running = 0")
+        successor = ledger.claim(job_id, "successor")
+        assert successor
+        mine = ledger.outcomes(successor)
+        with ledger.sessions.begin() as session:
+            record(session, successor.chunk_id, successor.attempt, mine)
+
+    assert outcome(ledger, 0) == ("out", None)
+    assert ledger.counts(job_id) == {"succeeded": 3}
+
+
+def test_recording_outlasts_a_database_that_is_away(ledger: Ledger, database_url: str) -> None:
+    job_id = ledger.started(20)
+    stop, cuts = threading.Event(), list[float]()
+
+    def cut_connections() -> None:
+        while not stop.wait(0.1):
+            cuts.append(time.monotonic())
+            ledger.run("""
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+            """)
+
+    cutter = threading.Thread(target=cut_connections)
+    with running(ledger, spec(seconds_per_item=0.02)):
+        cutter.start()
+        eventually(lambda: ledger.rows("SELECT 1 FROM chunks WHERE state = 'leased'"))
+        eventually(lambda: len(cuts) >= 5)
+        stop.set()
+        cutter.join()
+        assert ended(ledger, job_id).succeeded == 20
+
+
+def test_the_measured_rate_is_kept(ledger: Ledger) -> None:
+    job_id = ledger.started(100)
+
+    with running(ledger, spec(seconds_per_item=0.001)):
+        ended(ledger, job_id)
+
+    [rate] = ledger.rows("SELECT * FROM model_rates")
+    assert rate.model == "echo" and rate.output_per_input == 1.0
+    assert 100 < rate.tokens_per_second < 8_000
+
+
+def test_every_chunk_names_the_recipe_of_its_results(ledger: Ledger) -> None:
+    job_id = ledger.started(10)
+
+    with running(ledger):
+        ended(ledger, job_id)
+
+    [row] = ledger.rows("SELECT recipe FROM chunks JOIN recipes ON recipes.id = chunks.recipe_id")
+    assert row.recipe["model"] == "echo" and row.recipe["engine"] == "echo"
