@@ -10,7 +10,7 @@ class APISettings(Settings):
 
     max_upload_bytes: int = Field(2 * 2**30, ge=1, description="largest file that may be uploaded, in bytes")
     max_request_bytes: int = Field(16 * 2**20, ge=1_024, description="largest JSON body of a request, in bytes")
-    max_inline_inputs: int = Field(10_000, ge=1, description="most inputs a request may carry itself; more go in a file")
+    max_inline_inputs: int = Field(10_000, ge=1, description="most inputs a request may carry; more go in a file")
     min_free_bytes: int = Field(
         512 * 2**20, ge=0, description="uploads and jobs are refused (507) while the file store has less room than this"
     )

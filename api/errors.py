@@ -1,9 +1,9 @@
 """What goes wrong, as HTTP: one table, one shape, never a traceback.
 
-    APIError
-    ├── InvalidRequest     400, with every problem that was found
-    ├── Unauthorized       401
-    └── OutOfRoom          507
+APIError
+├── InvalidRequest     400, with every problem that was found
+├── Unauthorized       401
+└── OutOfRoom          507
 """
 
 import logging
@@ -80,7 +80,11 @@ class ErrorBody(BaseModel):
 
 
 def body(
-    message: str, type: str, code: str | None, param: str | None = None, details: Sequence[Mapping[str, Any]] | None = None
+    message: str,
+    type: str,
+    code: str | None,
+    param: str | None = None,
+    details: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     error: dict[str, Any] = {"message": _encodable(message), "type": type, "param": param, "code": code}
     if details:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from flask import Response, request, send_file
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.http import dump_options_header, parse_options_header
@@ -32,6 +33,7 @@ bp = APIBlueprint("files", __name__, url_prefix="/v1/files", abp_tags=[tag])
 MIN_LIFETIME, MAX_LIFETIME = 3_600, 2_592_000
 # Boundaries and fields around the file.
 _ENVELOPE_BYTES = 64 * 1024
+_ONE_RANGE = re.compile(r"bytes=(\d+-\d*|-\d+)\Z")
 _EXAMPLE_ID = "file-0mgcxk2l9h4t8v2c6y0q1w5r3a"
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals", "batch_output"]
@@ -97,7 +99,7 @@ class FileDeleted(BaseModel):
 
 
 class FilePath(Strict):
-    file_id: str = Field(description="The file's id.", examples=[_EXAMPLE_ID])
+    file_id: str = Field(description="The file's id.", json_schema_extra={"example": _EXAMPLE_ID})
 
 
 class FilesQuery(ListQuery):
@@ -289,6 +291,9 @@ def _terms(fields: dict[str, str]) -> tuple[str, timedelta | None]:
 
 def _sent(file: File) -> Response:
     store = services().store
+    # A range of another unit, or several at once, may be ignored (RFC 9110), and is no reason to send nothing.
+    if not _ONE_RANGE.match(request.headers.get("Range", "")):
+        request.environ.pop("HTTP_RANGE", None)
     path = store.local_path(file.store_key)
     if path is not None:
         # By path, so that the server can hand the file to the kernel.

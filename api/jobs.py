@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 from flask import Response, request
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
@@ -177,7 +178,7 @@ class JobObject(BaseModel):
             id=job.id,
             task=job.task,
             model=job.model,
-            status=job.status,  # type: ignore[arg-type]  # the table's check constraint holds it
+            status=job.status,
             paused=job.paused,
             priority=job.priority,
             params=job.params,
@@ -259,7 +260,7 @@ class AuditObject(BaseModel):
 
 
 class JobPath(Strict):
-    job_id: str = Field(description="The job's id.", examples=[_EXAMPLE_ID])
+    job_id: str = Field(description="The job's id.", json_schema_extra={"example": _EXAMPLE_ID})
 
 
 class JobsQuery(ListQuery):

@@ -1,7 +1,7 @@
 """Multipart bodies read part by part: the file goes straight into the store, and never lies in memory."""
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
@@ -27,7 +27,7 @@ class Form:
         self._is_file = False
         self._value = b""
 
-    def read(self, stream: BinaryIO, boundary: str) -> None:
+    def read(self, stream: IO[bytes], boundary: str) -> None:
         """Take in the whole body. InvalidRequest when it is malformed, or not exactly one file named `file`."""
         try:
             for event in _events(stream, boundary):
@@ -62,7 +62,8 @@ class Form:
     def _take_text(self, event: Data) -> None:
         self._value += event.data
         if len(self._value) > _FIELD_BYTES:
-            raise InvalidRequest(f"the field `{self._name[:64]}` is too long", param=self._name[:64], code="invalid_value")
+            name = self._name[:64]
+            raise InvalidRequest(f"the field `{name}` is too long", param=name, code="invalid_value")
         if event.more_data:
             return
         if self._name == "file":
@@ -72,7 +73,7 @@ class Form:
         self.fields[self._name] = self._value.decode()
 
 
-def _events(stream: BinaryIO, boundary: str) -> Iterator[Event]:
+def _events(stream: IO[bytes], boundary: str) -> Iterator[Event]:
     decoder = MultipartDecoder(boundary.encode("ascii"), _BUFFER, max_parts=_PARTS)
     while True:
         data = stream.read(_READ)

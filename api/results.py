@@ -6,7 +6,7 @@ from typing import Literal
 from urllib.parse import urlencode
 
 from flask import Response, stream_with_context
-from flask_openapi3 import APIBlueprint
+from flask_openapi3.blueprint import APIBlueprint
 from pydantic import Field
 
 from api.errors import documented
@@ -32,7 +32,10 @@ class ResultsQuery(Strict):
         None, ge=-1, description="Go on behind this one: an `index` in input order, a `seq` in order of finishing."
     )
     limit: int | None = Field(
-        None, ge=1, le=10_000, description="Most lines to return; a page may be shorter when lines are long. Default: all."
+        None,
+        ge=1,
+        le=10_000,
+        description="Most lines to return, default all. A page may be shorter when lines are long.",
     )
     format: Literal["jsonl", "csv", "txt"] = Field(
         "jsonl",

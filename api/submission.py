@@ -84,17 +84,9 @@ def _as_object(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-_FORMAT_SCHEMA = {
-    "description": "How to read the file; may be just the name. Default: told by the file's name.",
-    "anyOf": [
-        {"type": "string", "enum": ["jsonl", "csv", "txt"]},
-        {"$ref": "#/components/schemas/JobFormat"},
-        {"type": "null"},
-    ],
-}
 _INPUTS_SCHEMA = {
-    "description": "The inputs themselves: strings, or objects with `text` (or, for generation, `messages`), an optional "
-    "`custom_id` of your own and `params` that override the job's.",
+    "description": "The inputs themselves: strings, or objects with `text` (or, for generation, `messages`), an "
+    "optional `custom_id` of your own and `params` that override the job's.",
     "anyOf": [
         {
             "type": "array",
@@ -128,8 +120,8 @@ _INPUTS_SCHEMA = {
 }
 _PARAMS_SCHEMA = {
     "type": "object",
-    "description": "Decoding parameters; what is left out is up to the model. One that the model's engine cannot honour "
-    "is an error.",
+    "description": "Decoding parameters; what is left out is up to the model. One that the model's engine cannot "
+    "honour is an error.",
     "properties": {
         "num_beams": {"type": "integer", "minimum": 1},
         "max_new_tokens": {"type": "integer", "minimum": 1},
@@ -163,10 +155,18 @@ class JobRequest(Strict):
     )
 
     task: TaskName
-    model: str | None = Field(None, max_length=200, description="A name from GET /v1/models; default: the task's default.")
+    model: str | None = Field(
+        None, max_length=200, description="A name from GET /v1/models; default: the task's default."
+    )
     inputs: Annotated[list[Any] | None, WithJsonSchema(_INPUTS_SCHEMA)] = None
     input_file_id: str | None = Field(None, max_length=100, description="Instead of `inputs`: an uploaded file.")
-    format: Annotated[JobFormat | None, BeforeValidator(_as_object), WithJsonSchema(_FORMAT_SCHEMA)] = None
+    format: Annotated[
+        JobFormat | None, BeforeValidator(_as_object, json_schema_input_type=FormatName | JobFormat | None)
+    ] = Field(
+        None,
+        description="How to read the file; may be just the name of the type. Default: told by the file's name.",
+        json_schema_extra={"example": {"type": "csv", "text_column": "sentence", "id_column": "id"}},
+    )
     params: Annotated[dict[str, Any], WithJsonSchema(_PARAMS_SCHEMA)] = Field(default_factory=dict)
     long_input: Literal["error", "truncate"] = Field(
         "error", description="What happens to an input longer than the model takes; a cut is told in the result."
@@ -176,7 +176,7 @@ class JobRequest(Strict):
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
     completion_window: str | None = Field(
-        None, description="`30m`, `24h`, `7d`: what is not finished by then expires; null: never.", examples=["24h"]
+        None, description="`30m`, `24h`, `7d`: what is not finished by then expires; null: never.", json_schema_extra={"example": "24h"}
     )
     metadata: Annotated[
         dict[str, str] | None, Field(max_length=MAX_METADATA, description="Up to 16 pairs of your own.")
@@ -334,7 +334,7 @@ class _Inputs:
     def _params_problems(self, params: Mapping[str, Any]) -> list[ParamProblem]:
         key = msgspec.json.encode(params, order="deterministic")
         if key not in self._params_known:
-            _, problems = check_params(self._request.given_params | params, self._spec)
+            _, problems = check_params({**self._request.given_params, **params}, self._spec)
             self._params_known[key] = problems
         return self._params_known[key]
 

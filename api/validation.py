@@ -72,4 +72,3 @@ def _length(type: str, context: Mapping[str, Any]) -> str:
     count = context["min_length"] if type.endswith("short") else context["max_length"]
     units = unit if count == 1 else "entries" if unit == "entry" else f"{unit}s"
     return f"must have {count} {units} or {'more' if type.endswith('short') else 'less'}"
-

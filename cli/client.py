@@ -26,6 +26,7 @@ _BUSY = frozenset({429, 502, 503, 504})
 # A mistyped URL should be told at once; a server that answered a moment ago is probably being restarted.
 _PATIENCE_AT_FIRST, _PATIENCE_LATER = 1.5, 60.0
 _CHUNK = 256 * 1024
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def silent(done: int, total: int | None) -> None:
@@ -43,7 +44,14 @@ class Client:
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         try:
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, transport=transport)
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                timeout=_TIMEOUT,
+                transport=transport,
+                # A proxy meant for the world outside must not come between us and our own machine.
+                trust_env=httpx.URL(self.url).host not in _LOOPBACK,
+            )
         except (httpx.InvalidURL, ValueError) as exc:
             raise Refused(0, f"{url} is not a URL: {exc}") from exc
         self._patience = _PATIENCE_AT_FIRST

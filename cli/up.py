@@ -1,5 +1,6 @@
 """`bushel up`: the whole service on this machine, in the foreground, until Ctrl-C."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -74,9 +75,12 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
 
         def make_first_key() -> None:
             if key := parts.first_key(where):
-                # Kept and shown at once, before anything else may fail: it is never made a second time.
-                _keep(data, where.url, key if save_key else None)
-                screen.first_key(key, data if save_key else None)
+                # Shown at once, before anything may fail: it is never made a second time.
+                click.echo(f"API key: {key}")
+                sys.stdout.flush()
+                if save_key:
+                    _keep(data, where.url, key)
+                screen.note(f"shown once; {_kept_where(data, save_key)}; the database has only its hash")
 
         server_parts = (parts.api(where), parts.io_worker(where), *parts.model_workers(where, workers, names))
         plan = (
@@ -105,6 +109,12 @@ def _keep(data: Path, url: str, key: str | None) -> None:
     write_access(data, Access(url, key or (known.api_key if known else None)))
 
 
+def _kept_where(data: Path, save_key: bool) -> str:
+    if not save_key:
+        return "kept nowhere"
+    return f"kept in {data / 'client.json'} (mode 0600) for the command line on this machine"
+
+
 class Screen:
     """One line per event: coloured on a terminal, plain elsewhere."""
 
@@ -115,18 +125,12 @@ class Screen:
         self._console.print(f"[bold]{escape(name):<12}[/bold] [{_STYLES[tone]}]{escape(text)}[/]")
 
     def note(self, text: str) -> None:
-        self._console.print(f"[dim]{escape(text)}[/dim]")
-
-    def first_key(self, key: str, kept_in: Path | None) -> None:
-        """To stdout, as the URL: that is what a script wants to read."""
-        click.echo(f"API key: {key}")
-        sys.stdout.flush()
-        kept = "nowhere"
-        if kept_in is not None:
-            kept = f"in {kept_in / 'client.json'} (mode 0600) for the command line on this machine"
-        self.note(f"Shown once, and kept {kept}; the database has only its hash.")
+        """A line that nobody depends on; see Supervisor about readers who have left."""
+        with contextlib.suppress(OSError):
+            self._console.print(f"[dim]{escape(text)}[/dim]")
 
     def welcome(self, url: str) -> None:
+        """To stdout: that is what a script waits for."""
         click.echo(f"Bushel is up: {url}")
         sys.stdout.flush()
         self.note("Ctrl-C stops everything in order.")

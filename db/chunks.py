@@ -20,9 +20,8 @@ LEASE_SECONDS = 30
 STARVED_SECONDS = 120
 # A model that is not loaded yet is fetched once its job has waited this long, or nothing else is ready.
 SWAP_PATIENCE_SECONDS = 15
-# A chunk that cost this many workers is cut into PIECES; a single item that did is failed.
+# A chunk that cost this many workers is cut into single items; a single item that did is failed.
 MAX_CRASHES = 2
-PIECES = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KEY = re.compile(r"bsh_([0-9a-z]{12})_([0-9A-Za-z]{43})([0-9A-Za-z]{6})\Z")
 _TOUCH = timedelta(minutes=1)
 # Held while asking whether there is a first key, so that two starting processes do not both make one.
-_FIRST_KEY_LOCK = 7_205_759_404
+_FIRST_KEY_LOCK = 7_205_759_405
 # Compared with when there is no such key, so that a wrong id takes as long as a wrong secret.
 _NOBODY = ("00" * 16, hashlib.sha256(b"nobody").hexdigest())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.chunks import LEASE_SECONDS, MAX_CRASHES, PIECES
+from db.chunks import LEASE_SECONDS, MAX_CRASHES
 from db.recording import NewResult, record
 from db.states import ChunkState, JobStatus, Outcome
 
@@ -117,12 +117,13 @@ def _groups(session: Session, chunk_id: int) -> list[list[int]]:
 
 
 def _split(session: Session, chunk_id: int, attempt: int, groups: list[list[int]]) -> None:
-    """Hand the items to up to PIECES smaller chunks, each one crash away from being split or failed itself."""
-    size = -(-len(groups) // PIECES)
-    pieces = [groups[start : start + size] for start in range(0, len(groups), size)]
-    total = sum(len(group) for group in groups)
-    for piece in pieces:
-        idxs = [idx for group in piece for idx in group]
+    """Give every item (with its twins) a chunk of its own, one crash away from being failed.
+
+    Straight to single items, because a dead worker costs more - a model load, the time until its
+    lease runs out - than the few milliseconds that a chunk does: a killer is found at the third death.
+    """
+    total = sum(map(len, groups))
+    for idxs in groups:
         session.execute(
             text("""
                 WITH piece AS (

@@ -73,14 +73,14 @@ class Ledger:
         assert self.ingest(job_id)
         return job_id
 
-    def recut(self, job_id: str, size: int) -> None:
+    def recut(self, job_id: str, size: int, model: str = "echo") -> None:
         """Cut a started job into chunks of `size` items, whatever the planner made of it."""
         with self.sessions.begin() as session:
             total = self.job(job_id).total
             session.execute(text("DELETE FROM chunks WHERE job_id = :job"), {"job": job_id})
             for start in range(0, total, size):
                 items = min(size, total - start)
-                [chunk] = chunks.add_chunks(session, job_id, [chunks.NewChunk("echo", {}, items, items)])
+                [chunk] = chunks.add_chunks(session, job_id, [chunks.NewChunk(model, {}, items, items)])
                 session.execute(
                     text("UPDATE items SET chunk_id = :chunk WHERE job_id = :job AND idx >= :low AND idx < :high"),
                     {"chunk": chunk, "job": job_id, "low": start, "high": start + items},

@@ -31,6 +31,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from workers.engines.quiet import quietly
+
 CORPUS = (
     "the quick brown fox jumps over the lazy dog and then it sleeps in the warm sun all day long",
     "we translate, summarize and generate text by the file; every line is kept in order",
@@ -202,5 +204,6 @@ def _random(model_class: type[Any], config: Any) -> Any:
 
 
 def _saved(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
+    with quietly():
+        model.save_pretrained(folder)
     return folder

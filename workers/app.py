@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from celery import signals
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from db.doorbell import IO_QUEUE, CeleryDoorbell, broker, model_queue
 from db.errors import ConfigError
@@ -23,7 +23,10 @@ except (ConfigError, RegistryError) as exc:
     raise SystemExit(f"bushel worker: {exc}") from None
 
 app = broker(settings.broker_url)
-app.conf.task_queues = [Queue(IO_QUEUE), *(Queue(model_queue(name)) for name in _models)]
+# Each with an exchange of its own name, as publishers make them; without one, all would share the default's.
+app.conf.task_queues = [
+    Queue(name, Exchange(name, "direct"), name) for name in (IO_QUEUE, *(model_queue(model) for model in _models))
+]
 app.conf.worker_log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # Set by worker_ready; tasks can only run after it.

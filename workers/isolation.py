@@ -35,8 +35,13 @@ def generate(
     params: Params,
     should_stop: Callable[[], bool],
     on_progress: Callable[[], None] = lambda: None,
+    slices: Sequence[Sequence[int]] | None = None,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> Outputs:
     """Generate for every prompt; a prompt that cannot be done fails alone.
+
+    With `slices` (places, together all prompts) the engine is given one slice after the other, and
+    no further one once `is_enough` says so: what runs is finished, what waits is left.
 
     Out of memory halves the device batch and goes on with what is left; a prompt that does not fit
     by itself is a fault. Any other exception is bisected to the guilty prompts: with one among n,
@@ -44,8 +49,8 @@ def generate(
     process can be trusted after it.
     """
     outputs = Outputs()
-    todo = [list(range(len(prompts)))]
-    while todo and not should_stop():
+    todo = [list(range(len(prompts)))] if slices is None else [list(places) for places in reversed(slices)]
+    while todo and not should_stop() and not is_enough():
         places = todo.pop()
         try:
             _attempt(engine, prompts, places, params, should_stop, on_progress, outputs)

@@ -11,6 +11,26 @@ MAX_CHUNK_TOKENS = 200_000
 MAX_CHUNK_ITEMS = 2_000
 # What an item costs beside its tokens (a row read, a row written), in tokens.
 ITEM_OVERHEAD_TOKENS = 4
+# A worker gives the engine a chunk in slices of about this much work, and stops between two slices
+# when the chunk turns out to be much longer than it was meant to be.
+SLICE_SECONDS = 4.0
+CHUNK_PATIENCE_SECONDS = 10.0
+UNMEASURED_SLICE_TOKENS = 500
+
+
+def slices(lengths: Sequence[int], seconds_per_token: float | None) -> list[list[int]]:
+    """Cut a chunk by this worker's own pace, longest items first.
+
+    Chunks are planned from the pace of the model's workers together, or from none at all; a slower
+    worker, or a model's first, must not sit on one for minutes.
+
+    >>> slices([200, 400], None)
+    [[1], [0]]
+    >>> slices([200, 400], 0.001)
+    [[1, 0]]
+    """
+    budget = UNMEASURED_SLICE_TOKENS if seconds_per_token is None else int(SLICE_SECONDS / seconds_per_token)
+    return plan(lengths, max_items=len(lengths) or 1, max_tokens=max(1, budget))
 
 
 def chunk_budget(tokens_per_second: float | None, output_per_input: float | None) -> int:

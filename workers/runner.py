@@ -29,6 +29,7 @@ from db.states import JobStatus, Outcome
 from workers import isolation
 from workers.engines.base import Encoded, Engine, EngineBroken, Generation, Message, ModelUnavailable, Params, Prompt
 from workers.isolation import Fault, Outputs
+from workers.planning import CHUNK_PATIENCE_SECONDS, slices
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,15 @@ class Work:
     lost: bool = False
 
     @property
+    def consumed(self) -> int:
+        """Input tokens of the prompts that have an output."""
+        return sum(len(self.encoded[at]) for at in self.outputs.generations)
+
+    @property
+    def produced(self) -> int:
+        return sum(len(generation.tokens) for generation in self.outputs.generations.values())
+
+    @property
     def lease(self) -> tuple[int, int]:
         return self.claim.chunk_id, self.claim.attempt
 
@@ -92,6 +102,7 @@ class Runner:
         self._drained = threading.Event()
         self._to_device: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._to_record: queue.Queue[Work | None] = queue.Queue(maxsize=1)
+        self._pace: dict[str, float] = {}
         self._held: dict[tuple[int, int], Work] = {}
         self._lock = threading.Lock()
         self._threads = [
@@ -205,17 +216,31 @@ class Runner:
     def _generate(self) -> None:
         while (work := self._to_device.get()) is not None:
             began = time.monotonic()
-            if work.places and not (work.stop.is_set() or self._stopping.is_set()):
-                try:
-                    work.outputs = isolation.generate(
-                        work.engine, work.encoded, work.params, work.stop.is_set, partial(_advance, work)
-                    )
-                except EngineBroken as exc:
-                    logger.critical("the engine is broken: %s", exc, extra=_fields(work, "engine_broken"))
-                    self._end_process(EXIT_BROKEN)
+            try:
+                work.outputs = isolation.generate(
+                    work.engine,
+                    work.encoded,
+                    work.params,
+                    work.stop.is_set,
+                    partial(_advance, work),
+                    slices([len(prompt) for prompt in work.encoded], self._pace.get(work.claim.model)),
+                    partial(self._is_enough, began),
+                )
+            except EngineBroken as exc:
+                logger.critical("the engine is broken: %s", exc, extra=_fields(work, "engine_broken"))
+                self._end_process(EXIT_BROKEN)
             work.seconds = time.monotonic() - began
+            self._note_pace(work)
             self._to_record.put(work)
         self._to_record.put(None)
+
+    def _is_enough(self, began: float) -> bool:
+        return self._stopping.is_set() or time.monotonic() - began > CHUNK_PATIENCE_SECONDS
+
+    def _note_pace(self, work: Work) -> None:
+        """Seconds per input token of the latest chunk. Only this thread touches it."""
+        if tokens := work.consumed:
+            self._pace[work.claim.model] = max(work.seconds, 1e-6) / tokens
 
     # --- third stage -------------------------------------------------------------------------
 
@@ -247,17 +272,7 @@ class Runner:
                 with self._sessions.begin() as session:
                     recipe = recipe_id(session, asdict(work.engine.recipe) | {"params": work.claim.params})
                     recorded = record(session, *work.lease, results, recipe)
-                    done = [result for result in results if result.outcome is Outcome.SUCCEEDED]
-                    if len(done) == work.claim.items:
-                        consumed = [work.encoded[place] for place in work.outputs.generations]
-                        produced = work.outputs.generations.values()
-                        rates.observe(
-                            session,
-                            work.claim.model,
-                            sum(map(len, consumed)),
-                            sum(len(generation.tokens) for generation in produced),
-                            work.seconds,
-                        )
+                    rates.observe(session, work.claim.model, work.consumed, work.produced, work.seconds)
                 logger.info(
                     "chunk %s: %d results in %.2f s",
                     work.claim.chunk_id,

@@ -1,10 +1,14 @@
 """Processes of an earlier, killed supervisor that still work in a data folder."""
 
+import contextlib
 import signal
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cli.stack.errors import MissingParts, StackError
+
+_POLL_SECONDS = 0.05
 
 
 def end_leftovers(folder: Path, names: Sequence[str], signals: Iterable[tuple[signal.Signals, float]]) -> None:
@@ -27,16 +31,17 @@ def end_leftovers(folder: Path, names: Sequence[str], signals: Iterable[tuple[si
         ]
 
     remaining = found()
+    if not remaining:
+        return
     for number, seconds in signals:
         for process in remaining:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(remaining, timeout=seconds)
-        # Asked anew: a server's own children end a moment after it, and hold its memory until then.
-        remaining = found()
+        # Asked anew rather than waited for: a server's own children end a moment after it and hold its memory
+        # until then, and a dead one whose parent never looks (a container without an init) has no folder any more.
+        deadline = time.monotonic() + seconds
+        while (remaining := found()) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
         if not remaining:
             return
-    if remaining:
-        raise StackError(f"process {remaining[0].pid} from an earlier run still works in {folder}; end it first")
+    raise StackError(f"process {remaining[0].pid} from an earlier run still works in {folder}; end it first")

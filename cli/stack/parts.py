@@ -98,15 +98,14 @@ def api(where: Layout) -> Part:
     return Part(
         name="api",
         command=(
-            *(sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "2", "--threads", "16"),
-            *("--bind", f"{host}:{where.port}", "--graceful-timeout", "10", "--timeout", "60", "--keep-alive", "5"),
+            *(sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "--bind", f"{host}:{where.port}"),
             *("--no-control-socket", *heartbeat, "api.app:create_app()"),
         ),
         environment=environment(where),
         folder=where.data / "run",
         probe=_answers(where.url),
         start_seconds=90.0,
-        stop=((signal.SIGTERM, 15.0),),
+        stop=((signal.SIGTERM, 20.0),),
         # gunicorn's quick stop: its workers would otherwise see only at their next look that it is gone.
         orphaned=signal.SIGQUIT,
         important=_IMPORTANT,

@@ -17,6 +17,7 @@ from cli.stack.process import Child, Part, describe_exit
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 _HEALTHY_SECONDS = 60.0
 _LOOP_AFTER = 5
+_SLOW_SECONDS = 10.0
 _TICK_SECONDS = 0.25
 _ECHOED_PER_MINUTE = 10
 
@@ -76,6 +77,7 @@ class _Watched:
         self.part = part
         self.child = Child(part, log)
         self.state = State.WAITING
+        self.was_ready = self.said_slow = False
         self.deaths = 0
         self.since = 0.0
         self.due = 0.0
@@ -83,16 +85,16 @@ class _Watched:
         self.echoed_since = 0.0
 
     def start(self) -> None:
-        self.state, self.since = State.STARTING, time.monotonic()
+        self.state, self.since, self.said_slow = State.STARTING, time.monotonic(), False
         self.child.start()
 
 
 class Supervisor:
     """Runs `plan` until a signal ends it.
 
-    A part that fails while everything starts for the first time ends the run with PartFailed; later it is
-    started again, after a pause that doubles from half a second to thirty, and the others stay up. Use from the
-    main thread: signals arrive there, and the parts' lives are tied to it.
+    A part that has never been ready ends the run with PartFailed when it fails; any other is started again,
+    after a pause that doubles from half a second to thirty, and the others stay up. Use from the main thread:
+    signals arrive there, and the parts' lives are tied to it.
     """
 
     def __init__(self, plan: Sequence[Stage | Action], logs: Path, announce: Announce) -> None:
@@ -121,6 +123,12 @@ class Supervisor:
         """Whether a second signal cut the stop short."""
         return self._stops > 1
 
+    def _say(self, name: str, text: str, tone: Tone) -> None:
+        # Whoever read us may be gone: Ctrl-C ends the `tee` behind us before us, a closed window ends the terminal.
+        # That must not keep the parts from being watched and stopped in order; their logs have it all.
+        with contextlib.suppress(OSError):
+            self._announce(name, text, tone)
+
     # Starting
 
     def _start_all(self) -> None:
@@ -136,12 +144,9 @@ class Supervisor:
         self._stages.append(watched)
         for one in watched:
             one.start()
-        while any(one.state is State.STARTING for one in watched):
+        while not all(one.state in (State.READY, State.DONE) for one in watched):
             self._check_interrupted()
-            for one in watched:
-                if failure := self._look(one):
-                    raise failure
-            self._watch(first_start=False)
+            self._watch()
             self._pause(0.05)
 
     def _log(self, part: Part) -> Log:
@@ -155,13 +160,15 @@ class Supervisor:
 
     # Watching
 
-    def _watch(self, first_start: bool = True) -> None:
-        """One look at every part of the stages that are up (all but the last while that one still starts)."""
-        for stage in self._stages if first_start else self._stages[:-1]:
+    def _watch(self) -> None:
+        """One look at every part. What a part that has never been ready fails with is raised."""
+        for stage in self._stages:
             for one in stage:
                 if one.state is State.WAITING and time.monotonic() >= one.due:
                     self._start_again(one)
                 elif failure := self._look(one):
+                    if not one.was_ready:
+                        raise failure
                     self._plan_restart(one, failure)
         for stage in self._stages:
             for one in stage:
@@ -180,18 +187,21 @@ class Supervisor:
             return None
         reason = "it is still at work" if one.part.once else one.child.not_ready_because()
         if reason is None:
-            self._announce(one.part.name, f"ready ({now - one.since:.1f} s)", Tone.GOOD)
-            one.state, one.since = State.READY, now
+            self._say(one.part.name, f"ready ({now - one.since:.1f} s)", Tone.GOOD)
+            one.state, one.since, one.was_ready = State.READY, now, True
         elif now - one.since > one.part.start_seconds:
             one.child.kill_group()
             return one.child.failure(f"was not ready after {one.part.start_seconds:.0f} s: {reason}")
+        elif now - one.since > _SLOW_SECONDS and not one.said_slow:
+            one.said_slow = True
+            self._say(one.part.name, f"not ready yet: {reason}", Tone.WARNING)
         return None
 
     def _ended(self, one: _Watched) -> PartFailed | None:
         code = one.child.exit_code()
         one.child.kill_group()
         if one.part.once and code == 0:
-            self._announce(one.part.name, f"done ({time.monotonic() - one.since:.1f} s)", Tone.GOOD)
+            self._say(one.part.name, f"done ({time.monotonic() - one.since:.1f} s)", Tone.GOOD)
             one.state = State.DONE
             return None
         return one.child.failure(describe_exit(code))
@@ -208,14 +218,14 @@ class Supervisor:
         one.state, one.due = State.WAITING, time.monotonic() + delay
         again = f"starting it again in {delay:g} s"
         if one.deaths == _LOOP_AFTER:
-            self._announce(
+            self._say(
                 one.part.name,
                 f"keeps dying ({one.deaths} times in a row): {failure.reason}; everything else stays up; {again}. "
                 f"Log: {one.child.log.path}\n{failure.tail}",
                 Tone.BAD,
             )
         else:
-            self._announce(one.part.name, f"{failure.reason}; {again}", Tone.WARNING)
+            self._say(one.part.name, f"{failure.reason}; {again}", Tone.WARNING)
 
     def _echo(self, one: _Watched) -> None:
         now = time.monotonic()
@@ -224,14 +234,16 @@ class Supervisor:
         for line in one.child.log.new_important_lines():
             one.echoed += 1
             if one.echoed < _ECHOED_PER_MINUTE:
-                self._announce(one.part.name, line.strip()[:400], Tone.WARNING)
+                self._say(one.part.name, line.strip()[:400], Tone.WARNING)
             elif one.echoed == _ECHOED_PER_MINUTE:
-                self._announce(one.part.name, f"says more; see {one.child.log.path}", Tone.WARNING)
+                self._say(one.part.name, f"says more; see {one.child.log.path}", Tone.WARNING)
         one.child.log.bound()
 
     # Stopping
 
     def _stop_all(self) -> None:
+        if any(one.child.is_running() for stage in self._stages for one in stage):
+            self._say("bushel", "stopping; a second Ctrl-C hurries", Tone.INFO)
         for stage in reversed(self._stages):
             running = [_Ending(one.child) for one in stage if one.child.is_running()]
             while waiting := [ending for ending in running if not ending.advance(self.was_hurried)]:
@@ -239,7 +251,7 @@ class Supervisor:
             for ending in running:
                 name, how = ending.child.part.name, describe_exit(ending.child.exit_code())
                 tone, text = (Tone.WARNING, f"stopped ({how})") if ending.was_killed else (Tone.INFO, "stopped")
-                self._announce(name, text, tone)
+                self._say(name, text, tone)
             for one in stage:
                 one.child.kill_group()
 
@@ -252,9 +264,11 @@ class Supervisor:
         reader.setblocking(False)
         writer.setblocking(False)
         before_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        before = {
-            number: signal.signal(number, self._count_stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        stops = [signal.SIGINT, signal.SIGTERM]
+        # `nohup` has asked us to stay when the terminal goes.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            stops.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._count_stop) for number in stops}
         # Not ignored but heard, which is what makes a child's end wake us.
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._wake = reader

@@ -230,10 +230,25 @@ def test_a_second_ctrl_c_hurries(run: Callable[..., Running]) -> None:
     parts = stack.parts()
 
     stack.process.send_signal(signal.SIGINT)
-    stack.process.send_signal(signal.SIGINT)
-    eventually(lambda: stack.process.poll() is not None or stack.process.send_signal(signal.SIGINT), 10, 0.5)
+    stack.wait_for("stopping")
+    assert stack.stop(seconds=10) == 0
 
     eventually(gone(parts))
+
+
+def test_a_reader_that_left_does_not_keep_the_stop_from_its_order(tmp_path: Path) -> None:
+    plan = json.dumps([[standin("a")], [standin("b")]])
+    stack = subprocess.Popen([sys.executable, str(RUN), str(tmp_path), plan], stdout=subprocess.PIPE)
+    assert stack.stdout
+    while stack.stdout.readline() != b"up\n":
+        pass
+
+    stack.stdout.close()
+    stack.send_signal(signal.SIGINT)
+    stack.wait(20)
+
+    stopped = [line.split()[1] for line in (tmp_path / "events").read_text().splitlines() if line.startswith("stop")]
+    assert stopped == ["b", "a"]
 
 
 def test_an_interrupted_start_stops_what_had_started(run: Callable[..., Running]) -> None:
@@ -279,6 +294,23 @@ def test_a_start_right_after_a_kill_recovers_sockets_pid_files_and_data(run: Cal
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT number FROM kept").fetchall() == [(8,)]
     assert again.stop() == 0
+
+
+def test_a_server_that_outlived_its_supervisor_is_ended_before_the_new_one_starts(
+    run: Callable[..., Running], tmp_path: Path
+) -> None:
+    left_over = Postgres(tmp_path / "postgres")
+    left_over.start()
+    with psycopg.connect(libpq(left_over.url)) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 9 AS number")
+
+    stack = run(["postgres"])
+
+    stack.wait_for("up", 30)
+    with psycopg.connect(libpq(left_over.url)) as connection:
+        assert connection.execute("SELECT number FROM kept").fetchall() == [(9,)]
+    left_over.stop()
+    assert stack.stop() == 0
 
 
 def test_a_second_supervisor_on_the_same_folder_is_refused_with_the_pid(run: Callable[..., Running]) -> None:

@@ -37,7 +37,7 @@ def test_the_builtin_registry_has_a_default_translator_that_is_here(tmp_path: Pa
 
 
 def test_the_commented_examples_of_the_builtin_registry_are_valid(file: Path) -> None:
-    text = BUILTIN.read_text("utf-8").split("# [models.", 1)[1]
+    text = BUILTIN.read_text("utf-8").split("\n# [models.", 1)[1]
     lines = ("# [models." + text).splitlines()
     file.write_text("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines), "utf-8")
 

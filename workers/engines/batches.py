@@ -6,8 +6,10 @@ from dataclasses import dataclass
 MAX_PROMPTS = 512
 
 
-def token_batches(lengths: Sequence[int], budget: int, spread: int | None = None) -> list[list[int]]:
-    """Indices by length, longest first, in batches of at most `budget` padded tokens.
+def token_batches(
+    lengths: Sequence[int], budget: int, spread: int | None = None, most: int = MAX_PROMPTS
+) -> list[list[int]]:
+    """Indices by length, longest first, in batches of at most `budget` padded tokens and `most` prompts.
 
     A batch costs its longest prompt times its size. A prompt beyond the budget goes alone. With `spread`, the
     lengths within a batch differ by no more than that.
@@ -21,7 +23,7 @@ def token_batches(lengths: Sequence[int], budget: int, spread: int | None = None
     longest = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         size = len(batches[-1]) if batches else 0
-        is_full = size == MAX_PROMPTS or longest * (size + 1) > budget
+        is_full = size >= most or longest * (size + 1) > budget
         if not batches or is_full or (spread is not None and longest - lengths[index] > spread):
             batches.append([])
             longest = max(lengths[index], 1)

@@ -19,7 +19,7 @@ from typing import Any
 
 from models.registry import ModelSpec
 from workers.engines.base import ModelUnavailable
-from workers.engines.files import ModelFiles
+from workers.engines.files import ModelFiles, load_weights
 from workers.engines.quiet import quietly
 
 # Raise it when this file changes what comes out of a conversion.
@@ -96,7 +96,7 @@ def convert(source: Path, destination: Path, compute_type: str) -> None:
 
     class Converter(TransformersConverter):  # type: ignore[misc]
         def load_model(self, model_class: Any, path: str, **options: Any) -> Any:
-            model = model_class.from_pretrained(path, use_safetensors=True, local_files_only=True, **options)
+            model = load_weights(model_class, Path(path), **options)
             for name, value in ARCHITECTURE.get(model.config.model_type, {}).items():
                 if not hasattr(model.config, name):
                     setattr(model.config, name, value)

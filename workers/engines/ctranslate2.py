@@ -26,7 +26,7 @@ from workers.engines.base import (
     Prompt,
     Recipe,
 )
-from workers.engines.batches import Budget, token_batches
+from workers.engines.batches import MAX_PROMPTS, Budget, token_batches
 from workers.engines.calibration import (
     Calibration,
     Measurement,
@@ -95,6 +95,7 @@ class CTranslate2Engine:
         self._limits = find_limits(spec, files, tokens.limit, len(self._forced(_some_params(spec))))
         self._budget = Budget(calibration.batch_tokens)
         self._wants_scores = bool(spec.options.get("scores", False))
+        self._rate = calibration.tokens_per_second / calibration.inter_threads
         # Twice the replicas, so that each finds its next batch waiting when it ends one.
         self._slots = calibration.inter_threads * 2
         self._pool = ThreadPoolExecutor(self._slots, thread_name_prefix=f"ctranslate2-{spec.name}")
@@ -161,10 +162,18 @@ class CTranslate2Engine:
     def _plan(self, prompts: Sequence[Encoded], params: Params) -> list[list[int]]:
         budget = max(1, self._budget.tokens // params.num_beams)
         lengths = [len(prompt) for prompt in prompts]
+        most = self._most(params)
         if not self._is_causal:
-            return token_batches(lengths, budget)
+            return token_batches(lengths, budget, most=most)
         costs = [length + CAUSAL_OUTPUT_COST for length in lengths]
-        return token_batches(costs, budget, CAUSAL_SPREAD if self._may_mix(lengths, params) else 0)
+        return token_batches(costs, budget, CAUSAL_SPREAD if self._may_mix(lengths, params) else 0, most)
+
+    def _most(self, params: Params) -> int:
+        """How many prompts may be in a batch: few enough for beam search, which cannot be broken off, to end soon."""
+        if params.num_beams == 1 or self._rate <= 0:
+            return MAX_PROMPTS
+        longest = params.num_beams * self._max_new(params)
+        return max(1, min(MAX_PROMPTS, int(self._rate * UNWATCHED_SECONDS / longest)))
 
     def _may_mix(self, lengths: Sequence[int], params: Params) -> bool:
         """Whether prompts of different lengths may share a batch without changing each other's output.
@@ -262,8 +271,7 @@ class CTranslate2Engine:
             return None
         if params.stop:
             return self._stop_watch(params.stop, stopping)
-        rate = self.calibration.tokens_per_second / self.calibration.inter_threads
-        if rate > 0 and prompts * self._max_new(params) / rate < UNWATCHED_SECONDS:
+        if self._rate > 0 and prompts * self._max_new(params) / self._rate < UNWATCHED_SECONDS:
             return None
         return lambda step: stopping.is_set()
 
@@ -303,6 +311,12 @@ def open_ctranslate2(
         raise ModelUnavailable(
             f"model {spec.name}: quantization {spec.quantization} is not supported by this {where.kind}; "
             f"CTranslate2 offers {', '.join(sorted(supported))} here"
+        )
+    if files.model_type == "marian" and files.config.get("share_encoder_decoder_embeddings") is False:
+        # The converter would give the output the input's vocabulary, and be wrong without a word.
+        raise ModelUnavailable(
+            f"model {spec.name} has two vocabularies, which CTranslate2's converter does not know of; "
+            'set engine = "transformers" in its entry'
         )
     folder = converted(spec, files, compute_type, cache)
     tokens = MarianTokens(spec, files) if files.model_type == "marian" else AutoTokens(spec, files)

@@ -82,6 +82,21 @@ def find_files(spec: ModelSpec, cache: Path) -> ModelFiles:
     )
 
 
+def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
+    """A transformers model with the folder's safetensors. Refuses a folder that lacks some of the model's weights.
+
+    transformers would make those up at random and go on, with no more than a line in the log.
+    """
+    model, loaded = model_class.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+    )
+    # A bias that was never trained is left out of many checkpoints; the models begin it as zeros, which is right.
+    missing = sorted(key for key in loaded["missing_keys"] if key != "final_logits_bias")
+    if missing:
+        raise ValueError(f"the weights lack {len(missing)} of the model's tensors, {missing[0]} among them")
+    return model
+
+
 def _missing(spec: ModelSpec) -> str:
     if not isinstance(spec.source, Path):
         advice = f"run `bushel models pull {spec.name}`"

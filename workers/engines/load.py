@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from models.registry import EngineKind, ModelSpec
 from workers.engines.base import Engine, EngineError, ModelUnavailable, Params
@@ -58,6 +58,8 @@ def pull(spec: ModelSpec, cache: Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as exc:
         raise ModelUnavailable(f"downloading needs huggingface-hub ({exc}); pip install 'bushel[worker]'") from exc
+    # The root of the errors of whichever HTTP library this version of the hub's client is built on.
+    unreachable = cast(type[Exception], HfHubHTTPError.__bases__[0])
     try:
         names = HfApi().list_repo_files(spec.source, revision=spec.revision)
         if not any(name.endswith(".safetensors") and "/" not in name for name in names):
@@ -74,8 +76,7 @@ def pull(spec: ModelSpec, cache: Path) -> Path:
             allow_patterns=list(WANTED),
             ignore_patterns=["*/*"],
         )
-    # Its first base is the error of whichever HTTP library this version of the hub's client is built on.
-    except (*HfHubHTTPError.__bases__, HFValidationError, OSError) as exc:
+    except (unreachable, HFValidationError, OSError) as exc:
         raise ModelUnavailable(f"model {spec.name}: {spec.source} cannot be downloaded: {exc}") from exc
     return Path(folder)
 

@@ -32,10 +32,12 @@ class MarianTokens:
         self._spec = spec
         self._source = _pieces(spec, files.folder / "source.spm")
         self._target = _pieces(spec, files.folder / "target.spm")
-        vocabulary: dict[str, int] = json.loads((files.folder / "vocab.json").read_text("utf-8"))
-        self._vocabulary = frozenset(vocabulary)
-        config = files.folder / "tokenizer_config.json"
-        settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        try:
+            self._vocabulary: frozenset[str] = frozenset(json.loads((files.folder / "vocab.json").read_text("utf-8")))
+            config = files.folder / "tokenizer_config.json"
+            settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        except (OSError, ValueError) as exc:
+            raise ModelUnavailable(f"model {spec.name}: its tokenizer cannot be loaded: {exc}") from exc
         self.eos, self.unknown, self.pad = (
             _spelled(settings.get(key), usual)
             for key, usual in (("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>"))
@@ -126,7 +128,9 @@ class AutoTokens:
         return tuple(self._tokenizer.convert_ids_to_tokens(list(ids)))
 
     def ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
-        return tuple(self._tokenizer.convert_tokens_to_ids(list(pieces)))
+        """Without those the tokenizer does not know: a model's vocabulary may be padded beyond the tokenizer's."""
+        found = self._tokenizer.convert_tokens_to_ids(list(pieces))
+        return tuple(each for each in found if each is not None)
 
     def _seq2seq(self, prompts: Sequence[Prompt], params: Params, limit: int) -> list[Encoded]:
         if self._is_multilingual and params.source_lang is not None:
@@ -201,8 +205,11 @@ def load_tokenizer(spec: ModelSpec, folder: Path) -> Any:
     try:
         with quietly():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as exc:
-        raise ModelUnavailable(f"model {spec.name}: its tokenizer cannot be loaded: {exc}") from exc
+    # A folder that lacks a file or holds a broken one shows as anything, TypeError and AssertionError included.
+    except Exception as exc:
+        raise ModelUnavailable(
+            f"model {spec.name}: its tokenizer cannot be loaded: {exc or type(exc).__name__}"
+        ) from exc
 
 
 def _cut(ids: tuple[int, ...], limit: int, tail: int) -> Encoded:

@@ -38,7 +38,7 @@ from workers.engines.base import (
     Recipe,
 )
 from workers.engines.batches import Budget, token_batches
-from workers.engines.files import ModelFiles
+from workers.engines.files import ModelFiles, load_weights
 from workers.engines.limits import find_limits
 from workers.engines.quiet import quietly
 from workers.engines.stops import cut_text, cut_tokens, has_stop, tail_length
@@ -323,11 +323,10 @@ def open_transformers(spec: ModelSpec, files: ModelFiles, device: str | None) ->
     tokens = AutoTokens(spec, files)
     try:
         with quietly():
-            model = model_class.from_pretrained(
-                files.folder, dtype=TYPES[kind], use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
+            model = load_weights(model_class, files.folder, dtype=TYPES[kind], trust_remote_code=False)
         model = model.eval().to(where)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, MemoryError) as exc:
+    # Files that do not fit together show as anything; safetensors' own error is a bare Exception.
+    except Exception as exc:
         raise ModelUnavailable(f"model {spec.name} cannot be loaded by transformers: {exc}") from exc
     recipe = Recipe(
         model=spec.name,
