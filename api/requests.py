@@ -13,6 +13,12 @@ class BushelRequest(Request):
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """The decoded body; InvalidRequest, with the place, if it is not JSON - `silent` or not."""
+        # Only the value is kept for a second call; the bytes are as large again.
+        if not hasattr(self, "_value"):
+            self._value = self._decoded(force)
+        return self._value
+
+    def _decoded(self, force: bool) -> Any:
         if not self.is_json and not force:
             given = self.mimetype or "none"
             raise InvalidRequest(

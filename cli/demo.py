@@ -1,5 +1,7 @@
 """`bushel demo`: a stack of its own, three files in three formats translated at once, and what came out."""
 
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -97,17 +99,19 @@ def stack(data: Path, port: int, model: str, console: Console) -> Iterator[Clien
     supervisor = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        # Its standard output carries the API key.
-        stdout=subprocess.DEVNULL,
+        # Carries the API key, so it is read and not shown.
+        stdout=subprocess.PIPE,
         cwd=root,
         # Ctrl-C is for us; we then stop it in order.
         start_new_session=True,
         preexec_fn=die_with_parent(signal.SIGTERM),
     )
     try:
-        yield _wait_for_client(data, supervisor)
+        yield _wait_until_up(data, supervisor)
     finally:
         _stop(supervisor, console)
+        assert supervisor.stdout is not None
+        supervisor.stdout.close()
 
 
 def _client(data: Path) -> Client | None:
@@ -118,17 +122,21 @@ def _client(data: Path) -> Client | None:
     return Client(access.url, access.api_key) if access else None
 
 
-def _wait_for_client(data: Path, supervisor: "subprocess.Popen[bytes]") -> Client:
+def _wait_until_up(data: Path, supervisor: "subprocess.Popen[bytes]") -> Client:
+    """A client once `bushel up` says that everything is ready."""
+    assert supervisor.stdout is not None
     deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if (client := _client(data)) is not None and client.is_ready():
-            return client
-        try:
-            code = supervisor.wait(_POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-        raise DemoFailed(f"the stack did not start (exit code {code}); its reasons are above")
-    raise DemoFailed(f"the stack was not ready after {_START_SECONDS:.0f} s; see {data / 'logs'}")
+    said = b""
+    while b"Bushel is up: " not in said:
+        if not select.select([supervisor.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise DemoFailed(f"the stack was not ready after {_START_SECONDS:.0f} s; see {data / 'logs'}")
+        chunk = os.read(supervisor.stdout.fileno(), 4096)
+        if not chunk:
+            raise DemoFailed(f"the stack did not start (exit code {supervisor.wait()}); its reasons are above")
+        said += chunk
+    client = _client(data)
+    assert client is not None
+    return client
 
 
 def _stop(supervisor: "subprocess.Popen[bytes]", console: Console) -> None:
@@ -210,11 +218,9 @@ def show_translations(client: Client, job: wire.Job, console: Console) -> None:
     """Some lines of the first job, spread over it."""
     lines = client.result_lines(job.id, include_input=True)
     pairs = [(wire.input_text(line), result.text or "") for result, line in lines]
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for source, target in pairs[:: max(1, len(pairs) // _SHOWN)][:_SHOWN]:
-        table.add_row(Text(source), Text("→"), Text(target, style="green"))
     console.print()
-    console.print(table)
+    for source, target in pairs[:: max(1, len(pairs) // _SHOWN)][:_SHOWN]:
+        console.print(Text.assemble(source, (" → ", "dim"), (target, "green")), soft_wrap=True)
     console.print()
 
 
@@ -229,10 +235,11 @@ def show_speeds(ended: Sequence[Ended], console: Console) -> None:
     if seconds:
         console.print(
             f"{items:,} texts, {tokens:,} tokens in {seconds:.0f} s: "
-            f"{items / seconds:,.1f} items/s, {tokens / seconds:,.0f} tokens/s (model load included)"
+            f"{items / seconds:,.1f} items/s, {tokens / seconds:,.0f} tokens/s (model load included)",
+            soft_wrap=True,
         )
     for one in ended:
-        console.print(f"  {one.name} → {one.saved}")
+        console.print(f"  {one.name} → {one.saved}", soft_wrap=True)
 
 
 if __name__ == "__main__":

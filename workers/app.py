@@ -6,7 +6,7 @@ Celery carries rings and keeps the process; what the process does is in workers.
 import logging
 from typing import Any
 
-from celery import signals
+from celery import bootsteps, signals
 from kombu.entity import Exchange, Queue
 
 from db.doorbell import IO_QUEUE, CeleryDoorbell, broker, model_queue
@@ -29,7 +29,7 @@ app.conf.task_queues = [
 ]
 app.conf.worker_log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-# Set by worker_ready; tasks can only run after it.
+# Set by Parts.start; tasks can only run after it.
 _process: WorkerProcess | None = None
 
 
@@ -59,22 +59,30 @@ def _quiet_rings(**_: Any) -> None:
     logging.getLogger().setLevel(settings.log_level)
 
 
-@signals.worker_init.connect
-def _start(sender: Any, **_: Any) -> None:
-    global _process
-    queues = sender.app.amqp.queues.consume_from
-    _process = WorkerProcess(settings, CeleryDoorbell(app), list(queues))
-    # Before the broker is reached on purpose: with Redis away, the look into the ledger still finds the work.
-    _process.start()
-
-
 @signals.worker_shutting_down.connect
 def _begin_stop(**_: Any) -> None:
     if _process is not None:
         _process.begin_stop()
 
 
-@signals.worker_shutdown.connect
-def _stop(**_: Any) -> None:
-    if _process is not None:
-        _process.stop()
+class Parts(bootsteps.StartStopStep):
+    """Starts the process's parts before the broker is reached, and stops them after the consumer.
+
+    Before it on purpose: with Redis away, the look into the ledger still finds the work. And as a
+    step, not in worker_init, because only by then Celery has its signal handlers: a SIGTERM sooner
+    would end a process that already holds leases without handing them back.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: Any) -> None:
+        global _process
+        _process = WorkerProcess(settings, CeleryDoorbell(app), list(parent.app.amqp.queues.consume_from))
+        _process.start()
+
+    def stop(self, parent: Any) -> None:
+        if _process is not None:
+            _process.stop()
+
+
+app.steps["worker"].add(Parts)

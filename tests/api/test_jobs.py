@@ -61,7 +61,7 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
     assert job["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
     for name in ("errors", "estimate", "input_file_id", "output_file_id", "error_file_id", "expires_at", "eta_seconds"):
         assert job[name] is None
-    assert len(job) == 36
+    assert len(job) == 35
 
 
 def test_inline_inputs_are_spooled_as_lines_for_ingest(client: httpx.Client, ledger: Ledger) -> None:
@@ -315,9 +315,9 @@ class TestIdempotency:
 
         assert sorted(answer.status_code for answer in answers) == [202, *[422] * 7]
 
-    @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "ä".encode()])
-    def test_a_key_must_be_visible_ascii(self, client: httpx.Client, key: str | bytes) -> None:
-        answer = client.post("/v1/jobs", json=JOB, headers={"Idempotency-Key": key})  # type: ignore[dict-item]
+    @pytest.mark.parametrize("name", [b"", b"a b", b"x" * 256, "ä".encode()])
+    def test_a_key_must_be_visible_ascii(self, client: httpx.Client, name: bytes) -> None:
+        answer = client.post("/v1/jobs", json=JOB, headers={b"Idempotency-Key": name})
 
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Idempotency-Key")
 

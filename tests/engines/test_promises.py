@@ -1,6 +1,8 @@
 """What the runner may rely on, from each engine: order, lengths, batch-mates, cuts, stops, cancelling."""
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -263,3 +265,29 @@ def test_foreign_tokens_are_the_callers_fault_not_the_devices(bench: Bench) -> N
 
     with pytest.raises(IndexError):
         list(engine.generate([Encoded((999_999,))], Params(max_new_tokens=2), lambda: False))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["m2m100", "llama"])
+def test_encoding_and_decoding_may_go_on_beside_generating(bench: Bench, kind: str, engine: EngineKind) -> None:
+    """The runner reads, generates and writes in three threads; fast tokenizers refuse two users at a wrong moment."""
+    opened = bench.open(kind, engine)
+    params = Params(max_new_tokens=6, stop=("zzz",), **languages(bench.spec(kind)))
+    other = replace(params, source_lang="de" if params.source_lang else None)
+    encoded = opened.encode([Prompt(text) for text in TEXTS], params)
+    made = generated(opened, encoded, params)
+    texts = opened.decode(made, params)
+
+    def rounds(work: Callable[[], object]) -> list[object]:
+        return [work() for _ in range(8)]
+
+    with ThreadPoolExecutor(4) as pool:
+        same = pool.submit(rounds, lambda: opened.encode([Prompt(text) for text in TEXTS], params))
+        foreign = pool.submit(rounds, lambda: opened.encode([Prompt(text) for text in TEXTS], other))
+        written = pool.submit(rounds, lambda: opened.decode(made, params))
+        again = [generated(opened, encoded, params) for _ in range(4)]
+
+    assert all(each == encoded for each in same.result())
+    assert len(foreign.result()) == 8
+    assert all(each == texts for each in written.result())
+    assert all([one.tokens for one in each] == [one.tokens for one in made] for each in again)
