@@ -72,6 +72,7 @@ def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
         "where": parameter["in"],
         "required": parameter.get("required", False),
         "type": _type(parameter.get("schema", {})),
+        "default": _default(parameter.get("schema", {})),
         "description": parameter.get("description", ""),
     }
 
@@ -106,11 +107,15 @@ def _fields(schema: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any]
             "name": name,
             "type": _type(field),
             "required": name in required,
-            "default": json.dumps(field["default"]) if field.get("default") is not None else "",
+            "default": _default(field),
             "description": field.get("description", ""),
         }
         for name, field in schema.get("properties", {}).items()
     ]
+
+
+def _default(schema: dict[str, Any]) -> str:
+    return "" if schema.get("default") is None else json.dumps(schema["default"])
 
 
 def _content(part: dict[str, Any]) -> dict[str, Any]:

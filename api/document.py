@@ -28,11 +28,28 @@ def finished(spec: dict[str, Any]) -> dict[str, Any]:
         for operation in path.values():
             if "description" in operation:
                 operation["description"] = re.sub(r"<br/>\s*", "\n", operation["description"]).strip()
-            # The library documents its own validation errors under a status we do not use.
+            _drop_foreign_errors(operation["responses"])
             for response in operation["responses"].values():
                 response["headers"] = {"x-request-id": _REQUEST_ID, **response.get("headers", {})}
     _scrub(spec["components"])
+    for schema in spec["components"]["schemas"].values():
+        _order_example(schema)
     return spec
+
+
+def _drop_foreign_errors(responses: dict[str, Any]) -> None:
+    """The library adds its own form of validation error where we document none, because none can be."""
+    content = responses.get("400", {}).get("content", {})
+    if content.get("application/json", {}).get("schema", {}).get("type") == "array":
+        del responses["400"]
+
+
+def _order_example(schema: dict[str, Any]) -> None:
+    """Pydantic sorts examples by name; people read an object in the order it is written."""
+    example = schema.get("example")
+    if isinstance(example, dict):
+        places = {name: place for place, name in enumerate(schema.get("properties", {}))}
+        schema["example"] = dict(sorted(example.items(), key=lambda pair: places.get(pair[0], len(places))))
 
 
 def _scrub(node: Any) -> None:

@@ -148,9 +148,6 @@ def _answer(exc: Exception) -> ResponseReturnValue:
         response.headers["Retry-After"] = str(RETRY_SECONDS)
     if status >= 500:
         _log(exc, status)
-    if status == 413 or isinstance(exc, ClientDisconnected):
-        # What is left of the body is not read, so that the connection cannot be used again.
-        response.headers["Connection"] = "close"
     return response
 
 
@@ -172,6 +169,10 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 409, body(str(exc), INVALID, "illegal_transition")
         case StoreFull():
             return 507, body(str(exc), SERVER, "insufficient_storage")
+        case ClientDisconnected() if isinstance(exc.__context__, TimeoutError):
+            return 408, body("the request stopped arriving; send it again", INVALID, "request_timeout")
+        case ClientDisconnected():
+            return 400, body("the request ended before it was complete", INVALID, "incomplete_request")
         case RequestEntityTooLarge():
             return 413, _too_large()
         case HTTPException():

@@ -27,6 +27,9 @@ class BushelRequest(Request):
                 code="unsupported_media_type",
             )
         data = self.get_data(cache=False)
+        if self.content_length is None:
+            # Of a body without a length, werkzeug silently returns what fits the limit; asking for more is what tells.
+            self.stream.read(1)
         try:
             return msgspec.json.decode(data)
         except RecursionError as exc:

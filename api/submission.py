@@ -176,7 +176,9 @@ class JobRequest(Strict):
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
     completion_window: str | None = Field(
-        None, description="`30m`, `24h`, `7d`: what is not finished by then expires; null: never.", json_schema_extra={"example": "24h"}
+        None,
+        description="`30m`, `24h`, `7d`: what is not finished by then expires; null: never.",
+        json_schema_extra={"example": "24h"},
     )
     metadata: Annotated[
         dict[str, str] | None, Field(max_length=MAX_METADATA, description="Up to 16 pairs of your own.")
@@ -311,7 +313,7 @@ class _Inputs:
             message = f"custom_id {custom_id!r} was used by inputs.{first} already"
             self._note(place, [Problem("duplicate_custom_id", message, "give every input its own", param="custom_id")])
         for problem in self._params_problems(found.params):
-            self.problems.append({**_listed(problem, f"inputs.{place}.params.{problem.param}"), "line": place + 1})
+            self._note_param(place, problem, is_own=bool(found.params))
         own = {"custom_id": found.custom_id} if found.custom_id is not None else {}
         params = {"params": found.params} if found.params else {}
         return encode({**own, **found.body, **params}) + b"\n"
@@ -330,6 +332,13 @@ class _Inputs:
         for problem in problems:
             path = f"inputs.{place}" + (f".{problem.param}" if problem.param else "")
             self.problems.append({**problem.as_json(), "param": path, "line": place + 1})
+
+    def _note_param(self, place: int, problem: ParamProblem, is_own: bool) -> None:
+        """What the job's own parameters lack is said once, not once an input."""
+        if is_own:
+            self.problems.append({**_listed(problem, f"inputs.{place}.params.{problem.param}"), "line": place + 1})
+        elif (shared := _listed(problem, f"params.{problem.param}")) not in self.problems:
+            self.problems.append(shared)
 
     def _params_problems(self, params: Mapping[str, Any]) -> list[ParamProblem]:
         key = msgspec.json.encode(params, order="deterministic")

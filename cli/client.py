@@ -380,7 +380,8 @@ def _failure(response: httpx.Response) -> ServerBusy | Refused | None:
     if response.status_code >= 500 or response.status_code == 429:
         return ServerBusy(response.status_code, message, request_id)
     if response.status_code == 401:
-        message += "; set BUSHEL_API_KEY, or pass --data with the folder of the `bushel up` on this machine"
+        message += "; set BUSHEL_API_KEY, or name the folder of the `bushel up` here by --data, "
+        message += "or make a key: bushel keys create --save"
     code, param = error.get("code"), error.get("param")
     return Refused(
         response.status_code, message, str(code) if code else None, str(param) if param else None, request_id

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -68,17 +69,17 @@ def demo(data: Path, port: int, model: str, examples: Path, output: Path) -> Non
 
     Exit code 1, with the reason, if anything did not work.
     """
-    console = Console(highlight=False)
+    console = show.stdout()
     data = data.expanduser().absolute()
     output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with stack(data, port, model, console) as client:
         console.print(f"ready after {time.monotonic() - started:.1f} s at {client.url}")
-        ended = translate(client, [examples / name for name in FILES], model, output, console)
+        ended, seconds = translate(client, [examples / name for name in FILES], model, output, console)
         for one in ended:
             check(client, one)
         show_translations(client, ended[0].job, console)
-        show_speeds(ended, console)
+        show_speeds(ended, seconds, console)
     console.print("everything is stopped" if not client.is_ready() else "the stack that was running goes on")
 
 
@@ -152,16 +153,20 @@ def _stop(supervisor: "subprocess.Popen[bytes]", console: Console) -> None:
         raise DemoFailed(f"the stack ended with exit code {code}")
 
 
-def translate(client: Client, paths: Sequence[Path], model: str, output: Path, console: Console) -> list[Ended]:
-    """Submit every file, watch all jobs at once, save the results in the files' own formats."""
+def translate(
+    client: Client, paths: Sequence[Path], model: str, output: Path, console: Console
+) -> tuple[list[Ended], float]:
+    """Submit every file, watch all jobs at once, save results in their formats; how it went, in how many seconds."""
+    started = time.monotonic()
     jobs = [submit(client, path, model) for path in paths]
     jobs = watch(client, [path.name for path in paths], jobs, console)
+    seconds = time.monotonic() - started
     ended = []
     for path, job in zip(paths, jobs, strict=True):
         saved = output / f"{path.stem}.de{path.suffix}"
         save(client, job.id, saved, Format(guess(path.name)).result_format)
         ended.append(Ended(path.name, job, saved))
-    return ended
+    return ended, seconds
 
 
 def submit(client: Client, path: Path, model: str) -> wire.Job:
@@ -182,8 +187,13 @@ def watch(client: Client, names: Sequence[str], jobs: list[wire.Job], console: C
 
     def bars() -> Table:
         table = Table.grid(padding=(0, 2))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
         for name, job in zip(names, jobs, strict=True):
-            table.add_row(Text(name, style="bold"), show.panel(job))
+            bar = ProgressBar(total=max(1, job.counts.total), completed=job.counts.finished, width=24)
+            state = Text(show.state(job), style=show.STATUS_STYLES.get(job.status, "cyan"))
+            done = f"{job.counts.finished:,}/{job.counts.total:,}"
+            table.add_row(Text(name, style="bold"), bar, done, state, show.tokens_per_second(job))
         return table
 
     if not console.is_terminal:
@@ -224,20 +234,15 @@ def show_translations(client: Client, job: wire.Job, console: Console) -> None:
     console.print()
 
 
-def show_speeds(ended: Sequence[Ended], console: Console) -> None:
-    """Measured from the first item's start to the last job's end, as the server's clock has it."""
+def show_speeds(ended: Sequence[Ended], seconds: float, console: Console) -> None:
+    """By our own clock, from the first upload to the last job's end: the server's is too coarse for so short a run."""
     items = sum(one.job.counts.succeeded for one in ended)
     tokens = sum(one.job.input_tokens + one.job.output_tokens for one in ended)
-    begun = [moment for one in ended if (moment := wire.moment(one.job, "in_progress_at")) is not None]
-    done = [moment for one in ended if (moment := wire.moment(one.job, "completed_at")) is not None]
-    # Times are whole seconds, so a very quick run is not divided by zero.
-    seconds = max(1.0, max(done) - min(begun)) if begun and done else None
-    if seconds:
-        console.print(
-            f"{items:,} texts, {tokens:,} tokens in {seconds:.0f} s: "
-            f"{items / seconds:,.1f} items/s, {tokens / seconds:,.0f} tokens/s (model load included)",
-            soft_wrap=True,
-        )
+    console.print(
+        f"{items:,} texts, {tokens:,} tokens (in and out) in {seconds:.1f} s: "
+        f"{items / seconds:,.0f} items/s, {tokens / seconds:,.0f} tokens/s, loading the model included",
+        soft_wrap=True,
+    )
     for one in ended:
         console.print(f"  {one.name} → {one.saved}", soft_wrap=True)
 

@@ -34,7 +34,8 @@ def list_(target: Target, limit: int, as_json: bool) -> None:
         click.echo("no files", err=True)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("file", "name", "size", "purpose", "created"):
+    table.add_column("file", no_wrap=True, min_width=max(len(file.id) for file in found))
+    for column in ("name", "size", "purpose", "created"):
         table.add_column(column, no_wrap=True)
     for file in found:
         table.add_row(file.id, file.filename, show.size(file.bytes), file.purpose, show.moment(file.created_at))

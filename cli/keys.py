@@ -11,8 +11,9 @@ import click
 from rich.table import Table
 
 from cli import show
-from cli.access import Target
+from cli.access import Target, find_access
 from cli.errors import CLIError, WrongUsage
+from cli.local import Access, write_access
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -32,15 +33,19 @@ def keys() -> None:
 @click.option("--tenant", default="default", show_default=True, help="Made if there is none of this name.")
 @click.option("--name", default="key", show_default=True, help="For you, to tell keys apart.")
 @click.option("--days", type=click.IntRange(1), help="Let the key expire. Default: never.")
+@click.option("--save", is_flag=True, help="Also keep it in client.json of --data, for the command line here.")
 @click.pass_obj
-def create(target: Target, tenant: str, name: str, days: int | None) -> None:
+def create(target: Target, tenant: str, name: str, days: int | None, save: bool) -> None:
     """Make a key and print it. It is never shown again."""
     from db.keys import create_key
 
+    # Asked first: a key that is made and then cannot be kept is lost to the script that wanted it kept.
+    known = find_access(target.url, target.data, {}) if save else None
     with session(target) as ledger:
         key = create_key(ledger, tenant, name, timedelta(days=days) if days else None)
     click.echo(key)
-    click.echo("shown once; the database has only its hash", err=True)
+    kept = f"; kept in {write_access(target.data, Access(known.url, key))} (mode 0600)" if known else ""
+    click.echo(f"shown once; the database has only its hash{kept}", err=True)
 
 
 @keys.command("list")
@@ -56,7 +61,9 @@ def list_(target: Target, tenant: str | None, as_json: bool) -> None:
     if as_json:
         show.print_json([_as_json(key) for key in found])
         return
-    table = Table("id", "tenant", "name", "created", "expires", "revoked", "last used", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("id", "tenant", "name", "created", "expires", "revoked", "last used"):
+        table.add_column(column, no_wrap=True)
     for key in found:
         times = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
         table.add_row(key.id, key.tenant, key.name, *(show.moment(_unix(time)) for time in times))

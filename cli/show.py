@@ -15,13 +15,22 @@ STATUS_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cance
 COUNTED = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
 
 
+# Where no window sets a width, lines are as long as they are: an id cut short is of no use to a script.
+_UNBOUNDED = 4000
+
+
 def stderr() -> Console:
     """Where progress goes: never among the data."""
-    return Console(stderr=True, highlight=False)
+    return _console(to_stderr=True)
 
 
 def stdout() -> Console:
-    return Console(highlight=False)
+    return _console(to_stderr=False)
+
+
+def _console(to_stderr: bool) -> Console:
+    console = Console(stderr=to_stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=to_stderr, highlight=False, width=_UNBOUNDED)
 
 
 def print_json(value: object) -> None:
@@ -79,10 +88,14 @@ def speed(job: wire.Job) -> str:
     if job.items_per_second is not None:
         said.append(f"{job.items_per_second:,.1f} items/s")
     if job.tokens_per_second is not None:
-        said.append(f"{job.tokens_per_second:,.0f} tokens/s")
+        said.append(tokens_per_second(job))
     if job.eta_seconds is not None and not job.is_final:
         said.append(f"done in {duration(job.eta_seconds)}")
     return "  ".join(said)
+
+
+def tokens_per_second(job: wire.Job) -> str:
+    return "" if job.tokens_per_second is None else f"{job.tokens_per_second:,.0f} tokens/s"
 
 
 def line(job: wire.Job) -> str:
@@ -135,7 +148,9 @@ def summary(console: Console, job: wire.Job) -> None:
 
 def job_table(jobs: list[wire.Job]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "task", "model", "status", "done", "failed", "created"):
+    # Ids are to be copied: in a narrow window the other columns give way.
+    table.add_column("job", no_wrap=True, min_width=max((len(job.id) for job in jobs), default=0))
+    for column in ("task", "model", "status", "done", "failed", "created"):
         table.add_column(column, no_wrap=True)
     for job in jobs:
         table.add_row(

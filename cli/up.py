@@ -90,9 +90,15 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
             Action("first key", make_first_key),
             Stage(server_parts),
         )
+
+        def when_up() -> None:
+            screen.welcome(where.url)
+            if (known := read_access(data)) is None or known.api_key is None:
+                screen.note("the command line here has no key; make one: bushel keys create --save")
+
         supervisor = Supervisor(plan, where.logs, screen.say)
         try:
-            supervisor.run(lambda: screen.welcome(where.url))
+            supervisor.run(when_up)
         except Interrupted:
             screen.note("interrupted before everything was ready; stopped")
             return 130

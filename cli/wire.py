@@ -186,11 +186,6 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def moment(shown: Job, name: str) -> float | None:
-    """One of the job's timestamps, in unix seconds; None if it has not come to that."""
-    return _number(shown.raw.get(name))
-
-
 def input_text(line: str) -> str:
     """The input in a JSONL result line that was asked for with its input; empty if it has no text."""
     content = _object(json.loads(line)).get("input")

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import fcntl
 import json
+import math
 import os
 import re
 import string
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from models.params import check_defaults
-from models.spec import QUANTIZATIONS, EngineKind, ModelSpec, Scalar, Task
+from models.spec import OPTIONS, QUANTIZATIONS, EngineKind, ModelSpec, Scalar, Task
 
 __all__ = [
     "BUILTIN",
@@ -309,8 +310,24 @@ class _Entry:
             languages = spec.source_languages if placeholder == "source_lang" else spec.target_languages
             if not languages:
                 raise self.bad("prefix", f"uses {{{placeholder}}}, so {placeholder}uages must list the languages")
+        self._check_options(spec)
         for problem in check_defaults(spec):
             raise self.bad(f"defaults.{problem.param}", str(problem))
+
+    def _check_options(self, spec: ModelSpec) -> None:
+        known = OPTIONS[spec.engine]
+        for name, value in spec.options.items():
+            kind = known.get(name)
+            if kind is None:
+                raise self.bad(
+                    f"options.{name}", f"unknown; the {spec.engine} engine has: {', '.join(known) or 'none'}"
+                )
+            # A whole number is fine where seconds are asked for; a bool is never a number.
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise self.bad(f"options.{name}", f"must be of type {kind.__name__}, not {value!r}")
+            least = {int: 1, float: 0}.get(kind)
+            if least is not None and not (isinstance(value, (int, float)) and least <= value < math.inf):
+                raise self.bad(f"options.{name}", f"is {value!r}; it must be {least} or more")
 
     def _placeholders(self, prefix: str) -> Iterator[str]:
         try:

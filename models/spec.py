@@ -40,6 +40,23 @@ QUANTIZATIONS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+# What an entry's `options` may hold, and of which type; the engines say what they mean.
+OPTIONS: Mapping[EngineKind, Mapping[str, type]] = MappingProxyType(
+    {
+        EngineKind.CTRANSLATE2: {"inter_threads": int, "intra_threads": int, "batch_tokens": int, "scores": bool},
+        EngineKind.TRANSFORMERS: {"batch_tokens": int, "scores": bool},
+        EngineKind.ECHO: {
+            "transform": str,
+            "seconds_per_batch": float,
+            "seconds_per_item": float,
+            "batch_tokens": int,
+            "capacity": int,
+            "unavailable": str,
+            "markers": bool,
+        },
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:

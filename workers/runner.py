@@ -106,9 +106,17 @@ class Runner:
         self._held: dict[tuple[int, int], Work] = {}
         self._lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=stage, name=stage.__name__.strip("_"), daemon=True)
+            threading.Thread(target=self._surely, args=(stage,), name=stage.__name__.strip("_"), daemon=True)
             for stage in (self._read, self._generate, self._write, self._keep_leases)
         ]
+
+    def _surely(self, stage: Callable[[], None]) -> None:
+        """Run a stage. One that dies of something unforeseen takes the process along: half a pipeline only hangs."""
+        try:
+            stage()
+        except Exception:
+            logger.critical("a stage of the pipeline died", exc_info=True, extra={"action": "stage_died"})
+            self._end_process(EXIT_BROKEN)
 
     def start(self) -> None:
         for thread in self._threads:

@@ -154,10 +154,18 @@ def test_a_name_in_another_script_survives_the_round_trip(client: httpx.Client) 
         pytest.param({"files": {"file": (None, "text")}}, 400, "invalid_value", "file", id="as a text field"),
         pytest.param({"files": {"x": (None, "y" * 5000)}}, 400, "invalid_value", "x", id="a long field"),
         pytest.param(
-            {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "fun"}}, 400, "invalid_value", "purpose", id="purpose"
+            {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "fun"}},
+            400,
+            "invalid_value",
+            "purpose",
+            id="purpose",
         ),
         pytest.param(
-            {"files": {"file": ("a.txt", b"x")}, "data": {"porpose": "batch"}}, 400, "unknown_field", "porpose", id="typo"
+            {"files": {"file": ("a.txt", b"x")}, "data": {"porpose": "batch"}},
+            400,
+            "unknown_field",
+            "porpose",
+            id="typo",
         ),
         pytest.param(
             {"files": {"file": ("a.txt", b"x")}, "data": {"expires_after[anchor]": "created_at"}},

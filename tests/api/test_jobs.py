@@ -191,13 +191,20 @@ def test_a_name_that_tells_no_format_asks_for_one(client: httpx.Client) -> None:
         pytest.param({"metadata": {"k": "v" * 513}}, 400, "invalid_value", "metadata", "512", id="metadata value"),
         pytest.param({"metadata": {"k": "a\0b"}}, 400, "invalid_value", "metadata", "NUL", id="metadata NUL"),
         pytest.param(
-            {"metadata": {str(n): "v" for n in range(17)}}, 400, "invalid_value", "metadata", "16 entries", id="17 pairs"
+            {"metadata": {str(n): "v" for n in range(17)}},
+            400,
+            "invalid_value",
+            "metadata",
+            "16 entries",
+            id="17 pairs",
         ),
         pytest.param({"params": {"beams": 2}}, 400, "invalid_params", "params.beams", "num_beams", id="parameter"),
         pytest.param({"params": {"num_beams": 99}}, 400, "invalid_params", "params.num_beams", "16", id="beams"),
         pytest.param({"params": []}, 400, "invalid_value", "params", "an object", id="params no object"),
         pytest.param({"model": "ecco"}, 404, "model_not_found", "model", "did you mean echo", id="unknown model"),
-        pytest.param({"model": "echo-chat"}, 400, "task_mismatch", "model", "echo, echo-many", id="model of other task"),
+        pytest.param(
+            {"model": "echo-chat"}, 400, "task_mismatch", "model", "echo, echo-many", id="model of other task"
+        ),
         pytest.param({"task": "summarization"}, 404, "model_not_found", "model", "summarization", id="no default"),
         pytest.param({"model": "a\0"}, 404, "model_not_found", "model", "there is no model", id="model with NUL"),
     ],
@@ -508,7 +515,9 @@ class TestAudit:
                 {"results_are_counted", "one_result_per_item"},
                 id="a lost result",
             ),
-            pytest.param("UPDATE results SET seq = 9 WHERE idx = 1", {"results_are_counted"}, id="a gap in the sequence"),
+            pytest.param(
+                "UPDATE results SET seq = 9 WHERE idx = 1", {"results_are_counted"}, id="a gap in the sequence"
+            ),
             pytest.param(
                 "DELETE FROM items WHERE idx = 1",
                 {"one_result_per_item", "counts_are_conserved"},

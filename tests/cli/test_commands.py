@@ -24,7 +24,6 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeBushel
         monkeypatch.setenv("BUSHEL_URL", server.url)
         monkeypatch.setenv("BUSHEL_API_KEY", "bsh_test")
         monkeypatch.setenv("BUSHEL_DATA", str(tmp_path / "none"))
-        monkeypatch.setenv("COLUMNS", "200")
         yield server
 
 
@@ -248,6 +247,15 @@ def test_status_lists_jobs_over_all_pages(fake: FakeBushel, capfd: Captured) -> 
 
     out = capfd.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[1:]] == [f"job_000{number}" for number in (4, 3, 2, 1, 0)]
+
+
+def test_ids_are_whole_where_no_window_sets_a_width(fake: FakeBushel, capfd: Captured) -> None:
+    model = "a-model-with-a-very-long-name-" * 5
+    fake.add_job(["text"], model=model)
+
+    run(["status"])
+
+    assert capfd.readouterr().out.splitlines()[1].split()[:3] == ["job_0000", "translation", model]
 
 
 def test_status_of_a_failed_job_ends_with_1(fake: FakeBushel, capfd: Captured) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import migrations
+from cli.local import Access, read_access, write_access
 from cli.main import run
 from cli.stack.postgres import Postgres
 
@@ -42,6 +43,16 @@ def test_a_key_is_printed_once_listed_without_its_secret_and_revoked(database: P
     assert run([*data, "keys", "revoke", listed["id"]]) == 0
     run([*data, "keys", "list", "--tenant", "acme", "--json"])
     assert json.loads(capfd.readouterr().out)[0]["revoked_at"] is not None
+
+
+def test_a_saved_key_is_kept_for_the_command_line_beside_the_url(database: Path, capfd: Captured) -> None:
+    write_access(database, Access("http://127.0.0.1:1"))
+
+    assert run(["--data", str(database), "keys", "create", "--save"]) == 0
+
+    key = capfd.readouterr().out.strip()
+    assert read_access(database) == Access("http://127.0.0.1:1", key)
+    assert (database / "client.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_revoking_a_key_that_is_not_there_ends_with_2(database: Path, capfd: Captured) -> None:

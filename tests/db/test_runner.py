@@ -201,6 +201,15 @@ def test_a_broken_engine_ends_the_process_and_blames_nobody(ledger: Ledger) -> N
     assert ledger.rows("SELECT 1 FROM results WHERE outcome = 'failed'") == []
 
 
+def test_a_stage_that_dies_takes_the_process_along(ledger: Ledger) -> None:
+    """Half a pipeline would hold leases and answer heartbeats for ever."""
+    with running(ledger) as (runner, exits):
+        runner._to_record.put(cast("Any", "not a piece of work"))
+        eventually(lambda: exits)
+
+    assert exits[0] == EXIT_BROKEN
+
+
 def test_a_model_that_cannot_be_loaded_touches_no_item(ledger: Ledger) -> None:
     job_id = ledger.started(3)
     broken = spec(unavailable="the weights are damaged")

@@ -102,6 +102,14 @@ def test_calibration_is_stored_and_used_again(bench: Bench, tmp_path: Path) -> N
     assert third.calibration.batch_tokens != 77  # type: ignore[attr-defined]
 
 
+def test_a_setting_of_the_entry_goes_before_the_measured_one(bench: Bench, tmp_path: Path) -> None:
+    engine = open_engine(replace(bench.spec("t5"), options={"batch_tokens": 99}), tmp_path, "cpu")
+    engine.close()
+
+    assert engine.calibration.batch_tokens == 99  # type: ignore[attr-defined]
+    assert engine.calibration.tokens_per_second > 0  # type: ignore[attr-defined]
+
+
 def test_calibration_takes_the_fastest_and_stops_before_batches_get_long() -> None:
     def measure(threads: tuple[int, int], budget: int) -> Measurement:
         asked.append((threads, budget))

@@ -6,15 +6,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from cli.stack.valkey import Valkey
 from db.keys import issue_key
-from db.session import Sessions
+from db.session import connect
+from db.session import sessions as sessions_of
 from tests.waiting import eventually
 
 BIN = Path(sys.executable).parent
@@ -119,8 +122,6 @@ class Stack:
         return job
 
     def results(self, job_id: str) -> list[dict[str, Any]]:
-        import msgspec
-
         answer = self.http.get(f"/v1/jobs/{job_id}/results", params={"include": "input"})
         return [msgspec.json.decode(line) for line in answer.content.splitlines()]
 
@@ -154,15 +155,23 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         yield server
 
 
-@pytest.fixture
-def stack(
-    tmp_path: Path, database_url: str, sessions: Sessions, valkey: Valkey, request: pytest.FixtureRequest
-) -> Iterator[Stack]:
-    """The parts, none started but the broker; what the test started is stopped, its logs shown on failure."""
-    with sessions.begin() as session:
+@contextmanager
+def built(folder: Path, database_url: str, valkey: Valkey) -> Iterator[Stack]:
+    """The parts, none started but the broker; whatever was started is stopped, and its logs go to the test's output."""
+    engine = connect(database_url)
+    with sessions_of(engine).begin() as session:
         key = issue_key(session, name="test")
-    built = Stack(tmp_path, database_url, valkey.url, key)
-    yield built
-    built.close()
-    for log in sorted(tmp_path.glob("*.log")):
-        sys.stdout.write(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}\n")
+    engine.dispose()
+    stack = Stack(folder, database_url, valkey.url, key)
+    try:
+        yield stack
+    finally:
+        stack.close()
+        for log in sorted(folder.glob("*.log")):
+            sys.stdout.write(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}\n")
+
+
+@pytest.fixture
+def stack(tmp_path: Path, database_url: str, valkey: Valkey) -> Iterator[Stack]:
+    with built(tmp_path, database_url, valkey) as stack:
+        yield stack

@@ -124,6 +124,9 @@ def test_no_default_model_names_those_there_are(file: Path) -> None:
         pytest.param(f"[models.m]\n{HUB}defaults = {{ num_beam = 4 }}\n", "did you mean num_beams", id="default name"),
         pytest.param(f"[models.m]\n{HUB}defaults = {{ num_beams = 0 }}\n", "from 1 to 16", id="default range"),
         pytest.param(f"[models.m]\n{HUB}options = {{ x = [1] }}\n", "options.x: must be a string", id="option"),
+        pytest.param(f"[models.m]\n{HUB}options = {{ batch = 1 }}\n", "options.batch: unknown; the", id="option name"),
+        pytest.param(f"[models.m]\n{HUB}options = {{ scores = 1 }}\n", "must be of type bool, not 1", id="option type"),
+        pytest.param(f"[models.m]\n{HUB}options = {{ batch_tokens = 0 }}\n", "it must be 1 or more", id="option range"),
         pytest.param(f"[models.'a b']\n{HUB}", "a model's name is", id="name"),
         pytest.param(f"[models.qwen2.5]\n{HUB}", 'quote it: [models."qwen2.5"]', id="unquoted dot"),
         pytest.param(

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from workers.engines.tokens import AutoTokens, MarianTokens
 
 COMPUTE_TYPES: Mapping[str, str] = {"default": "int8", "int8_bf16": "int8_bfloat16"}
 BUDGETS: Mapping[str, tuple[int, ...]] = {"cpu": (256, 512, 1024, 2048, 4096), "cuda": (2048, 8192, 32768)}
+SETTINGS = ("inter_threads", "intra_threads", "batch_tokens")
 CALIBRATION_SECONDS = 6.0
 PROBE_SECONDS = 0.6
 PROBE_BATCHES = 24
@@ -380,9 +381,9 @@ def _calibrated(
     recalibrate: bool,
 ) -> Calibration:
     """What the registry entry fixes, what was measured before on such a machine, or what is measured now."""
-    fixed = [spec.options.get(name) for name in ("inter_threads", "intra_threads", "batch_tokens")]
-    if all(isinstance(value, int) and value > 0 for value in fixed):
-        return Calibration(*(int(value) for value in fixed if value is not None))
+    fixed = {name: int(spec.options[name]) for name in SETTINGS if name in spec.options}
+    if len(fixed) == len(SETTINGS):
+        return Calibration(**fixed)
     path, key = folder / "calibration.json", f"{device.kind}:{cpu_count()}"
     # Locked, because two that measure at once would each find half a machine.
     with locked(folder.with_suffix(".calibration.lock")):
@@ -390,7 +391,7 @@ def _calibrated(
         if known is None:
             known = _measured(files, folder, tokens, device, compute_type)
             remember(path, key, known)
-    return known
+    return replace(known, **fixed)
 
 
 def _measured(

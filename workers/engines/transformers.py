@@ -337,7 +337,7 @@ def open_transformers(spec: ModelSpec, files: ModelFiles, device: str | None) ->
         engine="transformers",
         engine_version=transformers.__version__,
         device=str(where),
-        details={"dtype": kind, "torch": torch.__version__, "prefix": spec.prefix},
+        details={"dtype": kind, "torch": str(torch.__version__), "prefix": spec.prefix},
     )
     return TransformersEngine(spec, files, tokens, model, recipe)
 

@@ -1,0 +1,117 @@
+"""No tenant sees anything of another: a foreign id is answered byte for byte like one that never was."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from db.cursors import is_id
+from tests.conftest import LiveAPI
+from tests.ledger import Ledger
+
+# One row for every route; a route without one fails the first test.
+PUBLIC = {
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/openapi.json"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+}
+BY_ID = {
+    ("GET", "/v1/files/<file_id>"),
+    ("GET", "/v1/files/<file_id>/content"),
+    ("DELETE", "/v1/files/<file_id>"),
+    ("GET", "/v1/jobs/<job_id>"),
+    ("DELETE", "/v1/jobs/<job_id>"),
+    ("POST", "/v1/jobs/<job_id>/cancel"),
+    ("GET", "/v1/jobs/<job_id>/results"),
+    ("GET", "/v1/jobs/<job_id>/audit"),
+}
+OF_THE_KEY = {("GET", "/v1/files"), ("POST", "/v1/files"), ("GET", "/v1/jobs"), ("POST", "/v1/jobs")}
+FOR_ALL = {("GET", "/v1/models")}
+
+UNKNOWN = {"<file_id>": "file-0mgcxk2l9h4t8v2c6y0q1w5r3", "<job_id>": "job_0mgcxk2l9h4t8v2c6y0q1w5r3"}
+
+
+def test_every_route_has_its_row_here(api: LiveAPI) -> None:
+    routes = {
+        (method, rule.rule)
+        for rule in api.app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    assert routes == PUBLIC | BY_ID | OF_THE_KEY | FOR_ALL
+
+
+@pytest.fixture
+def foreign(client: httpx.Client, ledger: Ledger) -> dict[str, str]:
+    """A file and a finished job of the first tenant."""
+    file_id = client.post("/v1/files", files={"file": ("in.txt", b"one\n")}).json()["id"]
+    job_id = client.post("/v1/jobs", json={"task": "translation", "input_file_id": file_id}).json()["id"]
+    ledger.ingest(job_id)
+    return {"<file_id>": file_id, "<job_id>": job_id}
+
+
+@pytest.mark.parametrize(("method", "rule"), sorted(BY_ID))
+def test_a_foreign_id_looks_like_an_unknown_one(
+    client: httpx.Client, stranger: httpx.Client, foreign: dict[str, str], ledger: Ledger, method: str, rule: str
+) -> None:
+    def ask(ids: dict[str, str]) -> tuple[int, str, list[str]]:
+        path = rule
+        for placeholder, id in ids.items():
+            path = path.replace(placeholder, id)
+        answer = stranger.request(method, path, headers={"x-request-id": "same"})
+        seen = answer.text
+        for id in ids.values():
+            seen = seen.replace(id, "<id>")
+        return answer.status_code, seen, sorted(answer.headers)
+
+    before = ledger.rows("SELECT status, version FROM jobs")
+
+    assert is_id(UNKNOWN["<job_id>"], "job_")
+    assert ask(foreign) == ask(UNKNOWN)
+    assert ask(foreign)[0] == 404
+    assert ledger.rows("SELECT status, version FROM jobs") == before
+    assert client.get(f"/v1/files/{foreign['<file_id>']}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/jobs"])
+def test_lists_hold_only_ones_own(stranger: httpx.Client, foreign: dict[str, str], path: str) -> None:
+    assert stranger.get(path).json()["data"] == []
+
+
+def test_a_foreign_cursor_tells_nothing(stranger: httpx.Client, foreign: dict[str, str]) -> None:
+    cases: list[tuple[str, Callable[[dict[str, str]], str]]] = [
+        ("/v1/files", lambda ids: ids["<file_id>"]),
+        ("/v1/jobs", lambda ids: ids["<job_id>"]),
+    ]
+    for path, pick in cases:
+        foreign_page, unknown_page = (stranger.get(path, params={"after": pick(ids)}) for ids in (foreign, UNKNOWN))
+        assert (foreign_page.status_code, foreign_page.content) == (unknown_page.status_code, unknown_page.content)
+
+
+def test_a_job_cannot_use_a_foreign_file(stranger: httpx.Client, foreign: dict[str, str]) -> None:
+    answers = [
+        stranger.post("/v1/jobs", json={"task": "translation", "input_file_id": ids["<file_id>"]})
+        for ids in (foreign, UNKNOWN)
+    ]
+
+    assert [answer.status_code for answer in answers] == [404, 404]
+    messages = [answer.json()["error"] for answer in answers]
+    assert messages[0] | {"message": ""} == messages[1] | {"message": ""}
+
+
+def test_the_outlook_of_a_job_counts_foreign_jobs_but_names_none(
+    client: httpx.Client, stranger: httpx.Client, foreign: dict[str, str], ledger: Ledger
+) -> None:
+    ledger.run(
+        "INSERT INTO workers (id, host, pid, device, version, models, loaded, unavailable)"
+        " VALUES ('w', 'h', 1, 'cpu', '0', '[\"echo\"]', '[\"echo\"]', '{}')"
+    )
+    job_id = stranger.post("/v1/jobs", json={"task": "translation", "inputs": ["a"]}).json()["id"]
+    ledger.ingest(job_id)
+
+    waiting = stranger.get(f"/v1/jobs/{job_id}").json()["waiting_for"]
+
+    assert waiting["code"] == "jobs_ahead"
+    assert foreign["<job_id>"] not in waiting["message"]
