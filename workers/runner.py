@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -198,16 +198,11 @@ class Runner:
         try:
             with self._sessions() as session:
                 work.items = chunks.items_of(session, claim.chunk_id)
-            _encode(work)
-        except Exception as exc:
-            logger.exception("chunk %s cannot be read", claim.chunk_id, extra=_fields(work, "chunk_unreadable"))
-            if isinstance(exc, SQLAlchemyError):
-                self._hand_back(work)
-                return None
-            work.refused = dict.fromkeys(
-                range(len(work.items)), Fault("engine_error", f"the input could not be encoded: {type(exc).__name__}")
-            )
-            work.places = []
+        except SQLAlchemyError as exc:
+            logger.warning("chunk %s not read: %s", claim.chunk_id, exc, extra=_fields(work, "chunk_unreadable"))
+            self._hand_back(work)
+            return None
+        _encode(work)
         return work
 
     def _hand_back(self, work: Work) -> None:
@@ -352,20 +347,47 @@ def _prompt(body: dict[str, Any]) -> Prompt:
 
 
 def _encode(work: Work) -> None:
-    """Fill in what is to be computed: not twins, not items that are refused for their length."""
+    """Fill in what is to be computed: not twins, not items that are refused."""
     places = [place for place, item in enumerate(work.items) if item.same_as is None]
-    encoded = work.engine.encode([_prompt(work.items[place].input) for place in places], work.params)
-    for place, tokens in zip(places, encoded, strict=True):
-        if tokens.dropped and work.claim.long_input == "error":
-            limit, length = len(tokens), len(tokens) + tokens.dropped
-            work.refused[place] = Fault(
-                "input_too_long",
-                f"the input has {length} tokens, the model takes {limit}; shorten it or submit with"
-                ' long_input: "truncate"',
-            )
+    for place, encoded in zip(places, _encoded(work, places), strict=True):
+        if isinstance(encoded, Fault):
+            work.refused[place] = encoded
+        elif encoded.dropped and work.claim.long_input == "error":
+            work.refused[place] = _too_long(encoded)
         else:
             work.places.append(place)
-            work.encoded.append(tokens)
+            work.encoded.append(encoded)
+
+
+def _encoded(work: Work, places: list[int]) -> Sequence[Encoded | Fault]:
+    """All prompts at once; should that fail, one by one, so that a bad one fails alone."""
+    prompts = [_prompt(work.items[place].input) for place in places]
+    try:
+        return work.engine.encode(prompts, work.params)
+    except Exception as exc:
+        logger.warning("encoding one by one: %s", type(exc).__name__, extra=_fields(work, "encode_failed"))
+    return [_encoded_alone(work, prompt) for prompt in prompts]
+
+
+def _encoded_alone(work: Work, prompt: Prompt) -> Encoded | Fault:
+    try:
+        [encoded] = work.engine.encode([prompt], work.params)
+    except ValueError as exc:
+        # What engines raise on purpose for an input they cannot take; its message is for the user.
+        return Fault("invalid_input", str(exc))
+    except Exception as exc:
+        logger.warning("an input cannot be encoded", exc_info=exc, extra=_fields(work, "encode_failed"))
+        return Fault("engine_error", f"the input could not be encoded: {type(exc).__name__}")
+    return encoded
+
+
+def _too_long(encoded: Encoded) -> Fault:
+    length = len(encoded) + encoded.dropped
+    return Fault(
+        "input_too_long",
+        f"the input has {length} tokens, the model takes {len(encoded)}; shorten it or submit with"
+        ' long_input: "truncate"',
+    )
 
 
 def _results(work: Work) -> list[NewResult]:

@@ -114,6 +114,18 @@ def test_a_poisonous_item_fails_alone(ledger: Ledger) -> None:
     assert outcome(ledger, 7) == (None, "engine_error")
 
 
+def test_an_input_that_cannot_be_encoded_fails_alone(ledger: Ledger) -> None:
+    job_id = ledger.submit(b"fine\n[[garbled]]\nfine too\n[[garbled]]\n")
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert (job.succeeded, job.failed) == (2, 2)
+    [first, twin] = ledger.rows("SELECT error_code, error_message FROM results WHERE outcome = 'failed'")
+    assert first == twin == ("invalid_input", "this input is garbled")
+
+
 def test_an_item_that_does_not_fit_the_device_fails_alone(ledger: Ledger) -> None:
     data = b"".join(b"line %d\n" % n for n in range(30)) + b"word " * 60 + b"\n"
     job_id = ledger.submit(data)

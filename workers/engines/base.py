@@ -98,7 +98,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lengths in tokens; `max_output` bounds new tokens. `shared_context` (decoder-only): input + output ≤ max_input."""
+    """Lengths in tokens; `max_output` bounds new tokens. `shared_context`: input + output ≤ max_input."""
 
     max_input: int
     max_output: int
@@ -130,7 +130,10 @@ class Engine(Protocol):
     def recipe(self) -> Recipe: ...
 
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
-        """Same length and order as `prompts`. Leaves room for `params.max_new_tokens` in a shared context."""
+        """Same length and order as `prompts`. Leaves room for `params.max_new_tokens` in a shared context.
+
+        Raises ValueError, with a message for the user, when a prompt is of a kind the model cannot take.
+        """
         ...
 
     def generate(

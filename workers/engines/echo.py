@@ -12,6 +12,7 @@ Told by the registry entry's options:
 
 and by markers anywhere in an input:
 
+    [[garbled]]         cannot be encoded: ValueError
     [[fail]]            ValueError for the batch it is in
     [[oom]]             OutOfMemory for the batch it is in, however small
     [[broken]]          EngineBroken, and so for every later call
@@ -87,6 +88,8 @@ class EchoEngine:
         encoded = []
         for prompt in prompts:
             text = prompt.messages[-1].content if prompt.messages else prompt.text
+            if self._has_markers and "[[garbled]]" in text:
+                raise ValueError("this input is garbled")
             words = tuple(WORD.findall(full_prefix(self._spec, params) + text))
             kept = words[: self._limits.max_input]
             encoded.append(Encoded(kept, dropped=len(words) - len(kept)))

@@ -170,7 +170,13 @@ class AutoTokens:
     def _chat(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         if not self._tokenizer.chat_template:
             raise ValueError(f"model {self._spec.name} has no chat template; send a text instead of messages")
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as exc:
+            # Templates raise on purpose, for roles out of turn and the like.
+            raise ValueError(f"the chat template of {self._spec.name} refuses these messages: {exc}") from exc
         # The template has written the special tokens already.
         return tuple(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
