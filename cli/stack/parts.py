@@ -69,7 +69,9 @@ def environment(where: Layout) -> dict[str, str]:
     """What every part that is Bushel's own finds in its environment, besides what ours has."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {
+    # The parts run in a folder of their own, where a relative path would lead elsewhere.
+    registry = os.environ.get("BUSHEL_REGISTRY")
+    return ({"BUSHEL_REGISTRY": str(Path(registry).expanduser().absolute())} if registry else {}) | {
         "BUSHEL_DATABASE_URL": where.postgres.url,
         "BUSHEL_BROKER_URL": where.valkey.url,
         "BUSHEL_DATA": str(where.data),

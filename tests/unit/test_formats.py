@@ -31,7 +31,10 @@ CSV = Format("csv", "text", "id")
 
 
 def test_jsonl_takes_strings_objects_and_messages() -> None:
-    data = b'"hello"\n\n{"custom_id": "b", "text": "two", "params": {"num_beams": 2}}\n{"messages": [{"role": "user", "content": "x"}]}'
+    data = (
+        b'"hello"\n\n{"custom_id": "b", "text": "two", "params": {"num_beams": 2}}\n'
+        b'{"messages": [{"role": "user", "content": "x"}]}'
+    )
 
     found = lines(data, JSONL, "generation")
 
