@@ -1,14 +1,17 @@
 """The API as a page to read: made from the OpenAPI document on the server, without scripts or foreign parts."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, redirect, render_template
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup, escape
 
 from api.wire import answer
 
+_QUOTED = re.compile(r"`([^`]+)`")
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -27,10 +30,20 @@ def blueprint(document: Callable[[], dict[str, Any]]) -> Blueprint:
     def home() -> ResponseReturnValue:
         return redirect("/docs", 302)
 
+    bp.add_app_template_filter(with_code, "with_code")
     bp.record(lambda state: state.app.add_url_rule("/openapi.json", "openapi_document", openapi_document))
     bp.record(lambda state: state.app.add_url_rule("/docs", "docs", docs))
     bp.record(lambda state: state.app.add_url_rule("/", "home", home))
     return bp
+
+
+def with_code(text: str) -> Markup:
+    """Escaped text whose `quoted` parts are set as code.
+
+    >>> with_code("a `<b>` c")
+    Markup('a <code>&lt;b&gt;</code> c')
+    """
+    return Markup(_QUOTED.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _page(spec: dict[str, Any]) -> dict[str, Any]:
