@@ -13,10 +13,10 @@ from api import auth, docs, document, errors, files, health, jobs, models, resul
 from api.catalog import Catalog
 from api.config import APISettings
 from api.requests import BushelRequest
-from api.ringing import BackgroundDoorbell
 from api.services import EXTENSION, Services
 from api.validation import refuse
 from db.doorbell import CeleryDoorbell, Doorbell, broker
+from db.ringing import BackgroundDoorbell
 from db.session import connect, sessions
 from db.store import open_store
 

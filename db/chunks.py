@@ -44,6 +44,8 @@ class Claim:
     long_input: str
     items: int
     tokens: int
+    # Workers that died while they held it. One more may be its own fault, so it is best held alone.
+    crashes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ _CLAIM = text("""
         SELECT id FROM chunks WHERE job_id = :job AND model = :model AND state = 'ready'
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AND state = 'ready'
-    RETURNING id, attempt, model, params, items, tokens
+    RETURNING id, attempt, model, params, items, tokens, crashes
 """)
 
 _START = text("""
@@ -133,6 +135,7 @@ def claim(session: Session, candidate: Candidate, owner: str, budget_seconds: fl
         job.long_input,
         chunk.items,
         chunk.tokens,
+        chunk.crashes,
     )
 
 

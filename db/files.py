@@ -122,6 +122,11 @@ def removable(session: Session, limit: int = 100) -> list[Removable]:
     return [Removable(*row) for row in rows]
 
 
+def exists(session: Session, file_id: str) -> bool:
+    """Whether the file has a row, be it a tombstone."""
+    return session.scalar(select(File.id).where(File.id == file_id)) is not None
+
+
 def bytes_removed(session: Session, file_id: str) -> None:
     """Note that the bytes of a tombstone are gone."""
     session.execute(

@@ -6,6 +6,9 @@ from typing import Any
 
 MAX_CUSTOM_ID = 256
 MAX_TEXT = 1_000_000
+# A line of 16 MiB can be wrong in a million ways; so many of one kind are listed, and the rest counted in one more.
+MAX_LISTED = 20
+MAX_SHOWN = 500
 MAX_MESSAGES = 1_000
 ROLES = ("system", "user", "assistant")
 _KINDS = {
@@ -25,6 +28,7 @@ class Problem:
     """Why an input is refused: where, what, and what to do.
 
     `line` and `column` count from 1 (column in characters); a column of None means the whole line.
+    What it quotes from the input may be anything: it is cut, and made fit to be stored.
     """
 
     code: str
@@ -33,6 +37,12 @@ class Problem:
     line: int | None = None
     column: int | None = None
     param: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("message", "hint", "param"):
+            text = getattr(self, name)
+            if text:
+                object.__setattr__(self, name, storable(text[:MAX_SHOWN]))
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("line", "column", "param", "code", "message", "hint")}
@@ -74,12 +84,7 @@ def check(value: object, task: str, keys: str = "input") -> Input:
             ]
         )
     problems: list[Problem] = []
-    for key in value.keys() - _KEYS:
-        problems.append(
-            Problem(
-                "unknown_field", f"unknown field {key!r}", f"allowed: {', '.join(sorted(_KEYS))}", param=str(key)[:64]
-            )
-        )
+    problems += _unknown_fields(sorted(value.keys() - _KEYS))
     custom_id = value.get("custom_id")
     if custom_id is not None:
         problems += check_custom_id(custom_id)
@@ -94,6 +99,16 @@ def check(value: object, task: str, keys: str = "input") -> Input:
     return Input(body, custom_id, dict(params))
 
 
+def _unknown_fields(keys: Sequence[str]) -> list[Problem]:
+    allowed = f"allowed: {', '.join(sorted(_KEYS))}"
+    problems = [
+        Problem("unknown_field", f"unknown field {key[:64]!r}", allowed, param=key[:64]) for key in keys[:MAX_LISTED]
+    ]
+    if len(keys) > MAX_LISTED:
+        problems.append(Problem("unknown_field", f"{len(keys) - MAX_LISTED:,} more unknown fields", allowed))
+    return problems
+
+
 def check_custom_id(custom_id: object) -> list[Problem]:
     if isinstance(custom_id, str) and 1 <= len(custom_id) <= MAX_CUSTOM_ID:
         return check_text(custom_id, "custom_id")
@@ -105,6 +120,15 @@ def check_custom_id(custom_id: object) -> list[Problem]:
             param="custom_id",
         )
     ]
+
+
+def storable(text: str) -> str:
+    """The text without what PostgreSQL refuses: a NUL becomes U+FFFD, a lone surrogate a question mark.
+
+    >>> storable("a\\0b\\ud800")
+    'a\ufffdb?'
+    """
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def check_text(text: str, param: str) -> list[Problem]:
@@ -176,6 +200,8 @@ def _messages(messages: object, problems: list[Problem]) -> list[dict[str, str]]
         return []
     turns: list[dict[str, str]] = []
     for number, turn in enumerate(messages):
+        if len(problems) > MAX_LISTED:
+            break
         where = f"messages[{number}]"
         if not (isinstance(turn, Mapping) and turn.keys() == {"role", "content"}):
             problems.append(

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.copying import copy_into
 from db.recording import NewResult, insert_results
 from db.states import JobStatus, Outcome
 from db.steps import StepLease, hold
@@ -40,15 +41,9 @@ def known_ids(session: Session, job_id: str, custom_ids: Sequence[str]) -> dict[
 
 def add_items(session: Session, job_id: str, items: Iterable[NewItem], chunk_ids: Sequence[int]) -> None:
     """COPY items in."""
-    connection = session.connection().connection.driver_connection
-    assert connection is not None
     encode = msgspec.json.encode
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(
-            "COPY items (job_id, idx, custom_id, line, input, extra, chunk_id, input_tokens, same_as) FROM STDIN"
-        ) as copy,
-    ):
+    columns = "job_id, idx, custom_id, line, input, extra, chunk_id, input_tokens, same_as"
+    with copy_into(session, "items", columns) as copy:
         for item in items:
             copy.write_row(
                 (

@@ -8,7 +8,9 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.copying import copy_into
 from db.errors import LeaseLost
+from db.inputs import storable
 from db.states import Count, JobStatus, Outcome, leftover
 
 
@@ -57,6 +59,9 @@ _COUNT = text("""
     WHERE id = :job
     RETURNING status, queued, running
 """)
+_RESULT_COLUMNS = (
+    "job_id, idx, seq, outcome, output, error_code, error_message, input_tokens, output_tokens, chunk_id, attempt"
+)
 
 
 def record(
@@ -124,29 +129,26 @@ def insert_results(
     """COPY results in. `settled` is how many the job has already; the caller holds the job's row lock."""
     if not results:
         return
-    connection = session.connection().connection.driver_connection
-    assert connection is not None
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(
-            "COPY results (job_id, idx, seq, outcome, output, error_code, error_message, input_tokens,"
-            " output_tokens, chunk_id, attempt) FROM STDIN"
-        ) as copy,
-    ):
+    with copy_into(session, "results", _RESULT_COLUMNS) as copy:
         for seq, result in enumerate(results, start=settled + 1):
-            output = None if result.output is None else msgspec.json.encode(result.output).decode()
             copy.write_row(
                 (
                     job_id,
                     result.idx,
                     seq,
                     result.outcome.value,
-                    output,
+                    None if result.output is None else _stored(result.output),
                     result.error_code,
-                    result.error_message,
+                    None if result.error_message is None else storable(result.error_message),
                     result.input_tokens,
                     result.output_tokens,
                     chunk_id,
                     attempt,
                 )
             )
+
+
+def _stored(output: dict[str, Any]) -> str:
+    """As JSON. A model may write a NUL, and bytes that are no text; its item must not fail for that."""
+    safe = {name: storable(value) if isinstance(value, str) else value for name, value in output.items()}
+    return msgspec.json.encode(safe).decode()

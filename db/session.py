@@ -29,6 +29,8 @@ def connect(database_url: str, pool: int = 8, application: str = "bushel") -> En
         database_url,
         pool_size=pool,
         max_overflow=0,
+        # Errors are logged with their statements; what users sent must not be.
+        hide_parameters=True,
         pool_timeout=5,
         pool_pre_ping=True,
         connect_args=_LIBPQ | {"options": options, "application_name": application},

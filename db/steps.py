@@ -27,11 +27,11 @@ class StepLease:
 
 
 def due(session: Session, step: Step, limit: int = 20) -> list[str]:
-    """Jobs that wait for the step and that nobody is at, oldest first."""
+    """Jobs that wait for the step and that nobody is at, oldest first, but after them those that keep failing."""
     rows = session.execute(
         text(f"""
             SELECT id FROM jobs WHERE {_DUE[step]} AND (step_expires_at IS NULL OR step_expires_at < now())
-            ORDER BY created_at LIMIT :limit
+            ORDER BY step_attempt / 10, created_at LIMIT :limit
         """),
         {"limit": limit},
     )

@@ -149,10 +149,10 @@ def _stop_problem(value: object) -> ParamProblem | None:
     if (
         isinstance(stops, (list, tuple))
         and len(stops) <= MAX_STOPS
-        and all(isinstance(stop, str) and 1 <= len(stop) <= MAX_STOP_CHARS for stop in stops)
+        and all(isinstance(stop, str) and 1 <= len(stop) <= MAX_STOP_CHARS and "\0" not in stop for stop in stops)
     ):
         return None
-    hint = f"it must be a list of at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
+    hint = f"it must be a list of at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters, none of them NUL"
     return ParamProblem("stop", f"stop is {_shown(value)}", hint)
 
 

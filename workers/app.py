@@ -11,6 +11,7 @@ from kombu.entity import Exchange, Queue
 
 from db.doorbell import IO_QUEUE, CeleryDoorbell, broker, model_queue
 from db.errors import ConfigError
+from db.ringing import BackgroundDoorbell
 from models.registry import RegistryError, load
 from workers.config import WorkerSettings
 from workers.process import WorkerProcess
@@ -77,7 +78,8 @@ class Parts(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         global _process
-        _process = WorkerProcess(settings, CeleryDoorbell(app), list(parent.app.amqp.queues.consume_from))
+        bell = BackgroundDoorbell(CeleryDoorbell(app))
+        _process = WorkerProcess(settings, bell, list(parent.app.amqp.queues.consume_from))
         _process.start()
 
     def stop(self, parent: Any) -> None:

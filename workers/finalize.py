@@ -1,6 +1,7 @@
 """The end of a job: what nobody will run is settled, result files are written, the last status is set."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from db.store import FileStore
 
 logger = logging.getLogger(__name__)
 
-# The step's lease is renewed each time this many results are written.
-ROWS_PER_RENEWAL = 20_000
+# How often the step's lease is renewed, and looked whether the process stops, while files are written.
+SECONDS_PER_RENEWAL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +73,23 @@ class Finalize:
         written: list[files.NewFile] = []
         try:
             if ending.total and not ending.dry_run:
-                written = self._write(lease, ending)
+                self._write(lease, ending, written)
             with self._sessions.begin() as session:
                 steps.hold(session, lease, ending.status)
                 final = self._end(session, lease.job_id, ending, written)
         except BaseException:
-            for file in written:
-                self._store.delete(file.store_key)
+            self._discard(written)
             raise
         logger.info("job %s is %s", lease.job_id, final, extra={"action": f"job_{final}", "job_id": lease.job_id})
         return True
+
+    def _discard(self, written: list[files.NewFile]) -> None:
+        """Delete files that have no row. One may have: a commit whose acknowledgement was lost has happened."""
+        for file in written:
+            with self._sessions() as session:
+                is_kept = files.exists(session, file.id)
+            if not is_kept:
+                self._store.delete(file.store_key)
 
     def _ending(self, lease: StepLease) -> _Ending:
         with self._sessions.begin() as session:
@@ -95,15 +103,14 @@ class Finalize:
             ).one()
         return _Ending(row.tenant_id, status, row.format, row.dry_run, row.total, row.open, row.succeeded, row.expired)
 
-    def _write(self, lease: StepLease, ending: _Ending) -> list[files.NewFile]:
-        """The output file and the error file, each only if it has a line.
+    def _write(self, lease: StepLease, ending: _Ending, written: list[files.NewFile]) -> None:
+        """The output file and the error file, each only if it has a line; added to `written` as they are.
 
         Every custom_id stands in exactly one of the two. A TXT output has a line for every line of
         the input instead, empty where there is no output, so that line n answers line n; TXT has no ids.
         """
         kind = ending.format["type"]
         aligned = kind == "txt"
-        written: list[files.NewFile] = []
         output = writer_for(kind, ending.format, include_input=False)
         errors = writer_for("csv" if kind == "csv" else "jsonl", ending.format, include_input=False)
         if ending.succeeded:
@@ -111,7 +118,6 @@ class Finalize:
             written.append(self._write_one(lease, "output", ending, output, keep))
         if ending.total > ending.succeeded:
             written.append(self._write_one(lease, "errors", ending, errors, lambda row: not _succeeded(row)))
-        return written
 
     def _write_one(
         self, lease: StepLease, name: str, ending: _Ending, lines: LineWriter, keep: Callable[[ResultRow], bool]
@@ -120,11 +126,14 @@ class Finalize:
         with self._store.writer(files.store_key(file_id)) as writer:
             writer.write(lines.header())
             rows = results.rows(self._sessions, lease.job_id, unfinished=leftover(ending.status).value)
-            for number, row in enumerate(rows, start=1):
+            renew_at = time.monotonic() + SECONDS_PER_RENEWAL
+            for row in rows:
                 if keep(row):
                     writer.write(lines.line(row))
-                if number % ROWS_PER_RENEWAL == 0:
+                # By time and not by rows, which may be of a megabyte each.
+                if time.monotonic() > renew_at:
                     self._renew(lease)
+                    renew_at = time.monotonic() + SECONDS_PER_RENEWAL
             size, digest = writer.bytes, writer.sha256
         filename = f"{lease.job_id}_{name}.{lines.extension}"
         return files.NewFile(

@@ -14,9 +14,11 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from db.inputs import Input, Problem, Refused, check, check_custom_id, check_length, check_text
+from db.inputs import Input, Problem, Refused, check, check_custom_id, check_length, check_text, storable
 
 MAX_LINE_BYTES = 16 * 2**20
+# The header is kept in the job's row, which every look at the job reads.
+MAX_COLUMNS, MAX_HEADER_CHARS = 10_000, 200_000
 _EXCERPT = 500
 csv.field_size_limit(MAX_LINE_BYTES)
 
@@ -111,8 +113,10 @@ class _Guard:
                 )
             yield line
 
-    def skip_rest_of_line(self) -> None:
-        """Drop what is left of a line that is over the limit."""
+    def skip_rest_of_line(self, begun: bytes) -> None:
+        """Drop what is left of a line that is over the limit; nothing is when it ended just behind it."""
+        if begun.endswith(b"\n"):
+            return
         while part := self._stream.readline(MAX_LINE_BYTES):
             self.bytes += len(part)
             if part.endswith(b"\n") or self.bytes > self._max_bytes:
@@ -146,7 +150,11 @@ def _too_long(number: int, raw: bytes) -> Line:
         line=number,
         column=MAX_LINE_BYTES + 1,
     )
-    return Line(number, problems=(problem,), raw=raw[:_EXCERPT].decode(errors="replace"))
+    return Line(number, problems=(problem,), raw=_excerpt(raw))
+
+
+def _excerpt(raw: bytes) -> str:
+    return storable(raw[:_EXCERPT].decode(errors="replace"))
 
 
 def _not_utf8(number: int, raw: bytes, exc: UnicodeDecodeError) -> Line:
@@ -158,13 +166,13 @@ def _not_utf8(number: int, raw: bytes, exc: UnicodeDecodeError) -> Line:
         line=number,
         column=column,
     )
-    return Line(number, problems=(problem,), raw=raw[:_EXCERPT].decode(errors="replace"))
+    return Line(number, problems=(problem,), raw=_excerpt(raw))
 
 
 def _txt(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[Line]:
     for raw in guard:
         if len(raw) > MAX_LINE_BYTES:
-            guard.skip_rest_of_line()
+            guard.skip_rest_of_line(raw)
             yield _too_long(guard.number, raw)
             continue
         try:
@@ -184,14 +192,14 @@ def _line(number: int, raw: str, problems: Sequence[Problem], input: Input) -> L
         return Line(number, input, extra=input.extra, custom_id=input.custom_id)
     located = tuple(replace(problem, line=number) for problem in problems)
     usable_id = None if any(problem.param == "custom_id" for problem in problems) else input.custom_id
-    return Line(number, None, located, raw[:_EXCERPT], input.extra, usable_id)
+    return Line(number, None, located, storable(raw[:_EXCERPT]), input.extra, usable_id)
 
 
 def _jsonl(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[Line]:
     decode = msgspec.json.Decoder().decode
     for raw in guard:
         if len(raw) > MAX_LINE_BYTES:
-            guard.skip_rest_of_line()
+            guard.skip_rest_of_line(raw)
             yield _too_long(guard.number, raw)
             continue
         if not raw.strip():
@@ -205,14 +213,12 @@ def _jsonl(guard: _Guard, format: Format, task: str, source: Source) -> Iterator
             value = decode(raw)
             found = check(_mapped(value, format), task, "input line")
         except (msgspec.DecodeError, RecursionError) as exc:
-            yield Line(
-                guard.number, None, (_bad_json(guard.number, raw, exc),), raw[:_EXCERPT].decode(errors="replace")
-            )
+            yield Line(guard.number, None, (_bad_json(guard.number, raw, exc),), _excerpt(raw))
         except Refused as refused:
             claimed = value.get("custom_id") if isinstance(value, dict) else None
             usable = claimed if isinstance(claimed, str) and not check_custom_id(claimed) else None
             problems = tuple(replace(problem, line=guard.number) for problem in refused.problems)
-            yield Line(guard.number, None, problems, raw.decode()[:_EXCERPT], custom_id=usable)
+            yield Line(guard.number, None, problems, _excerpt(raw), custom_id=usable)
         else:
             yield Line(guard.number, found, custom_id=found.custom_id)
 
@@ -260,11 +266,13 @@ def _bad_json(number: int, raw: bytes, exc: Exception) -> Problem:
 
 def _csv(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[Line]:
     # Undecodable bytes become lone surrogates here and are found by check_text, cell by cell.
-    text = (_short_enough(guard, raw).decode(errors="surrogateescape") for raw in guard)
+    row = _Row()
+    text = (row.add(guard.number, raw).decode(errors="surrogateescape") for raw in guard)
     reader = csv.reader(text, delimiter=format.delimiter, strict=True)
     places = None if format.has_header else _headerless(format, source)
     while True:
         number = guard.number + 1
+        row.length = 0
         try:
             cells = next(reader)
         except StopIteration:
@@ -279,14 +287,21 @@ def _csv(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[L
         assert source.columns is not None
         if places.width is None:
             places = replace(places, width=len(cells))
-            source.columns = [f"column_{place + 1}" for place in range(len(cells))]
+            source.columns = _bounded([f"column_{place + 1}" for place in range(len(cells))], number)
         yield _row(number, cells, places)
 
 
-def _short_enough(guard: _Guard, raw: bytes) -> bytes:
-    if len(raw) > MAX_LINE_BYTES:
-        raise Unreadable(_too_long(guard.number, raw).problems[0])
-    return raw
+@dataclass(slots=True)
+class _Row:
+    """Bounds a CSV row, which may go over any number of lines inside its quotes."""
+
+    length: int = 0
+
+    def add(self, number: int, raw: bytes) -> bytes:
+        self.length += len(raw)
+        if self.length > MAX_LINE_BYTES:
+            raise Unreadable(_too_long(number, raw).problems[0])
+        return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +322,8 @@ def _headerless(format: Format, source: Source) -> _Places:
 
 
 def _header(cells: list[str], format: Format, source: Source, number: int) -> _Places:
-    columns = [cell.strip() for cell in cells]
-    source.columns = columns
+    columns = [storable(cell.strip()) for cell in cells]
+    source.columns = _bounded(columns, number)
     wanted = format.text_column or "text"
     for name in filter(None, (wanted, format.id_column)):
         if columns.count(name) != 1:
@@ -328,9 +343,24 @@ def _header(cells: list[str], format: Format, source: Source, number: int) -> _P
     )
 
 
+def _bounded(columns: list[str], number: int) -> list[str]:
+    chars = sum(map(len, columns))
+    if len(columns) <= MAX_COLUMNS and chars <= MAX_HEADER_CHARS:
+        return columns
+    raise Unreadable(
+        Problem(
+            "too_many_columns",
+            f"the file has {len(columns):,} columns with {chars:,} characters of names; at most {MAX_COLUMNS:,} columns"
+            f" and {MAX_HEADER_CHARS:,} characters are accepted",
+            "leave out columns that need not come back with the results",
+            line=number,
+        )
+    )
+
+
 def _row(number: int, cells: list[str], places: _Places) -> Line:
-    raw = ",".join(cells)[:_EXCERPT].encode(errors="replace").decode()
-    clean = [cell.encode(errors="replace").decode().replace("\0", "") for cell in cells]
+    raw = ",".join(cells)[:_EXCERPT]
+    clean = [storable(cell) for cell in cells]
     if len(cells) != places.width:
         problem = Problem(
             "wrong_cell_count",

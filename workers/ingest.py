@@ -1,12 +1,15 @@
 """From a job's file to items and chunks: streamed, checked to the last line, in bounded memory."""
 
 import logging
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
 from db import intake, rates, steps
 from db.chunks import NewChunk, add_chunks, open_models
@@ -33,10 +36,16 @@ from workers.planning import (
 
 logger = logging.getLogger(__name__)
 
-# A window is read, sorted and written at once: what bounds both memory and the reach of the sorting.
-WINDOW_ITEMS = 50_000
+# A window is read, sorted and written at once: what bounds memory, and the reach of the sorting and of the search
+# for equal inputs. Windows of 50,000 took 60 MiB more and were no faster; 10,000 are still several of the largest
+# chunks, and dozens of a real model's.
+WINDOW_ITEMS = 10_000
 WINDOW_CHARS = 16 * 2**20
 MAX_LISTED_PROBLEMS = 100
+# What a problem and a cell take in memory beside their text, in characters.
+PROBLEM_CHARS, CELL_CHARS = 500, 10
+# An ingest that failed this often, for no reason outside of it, fails its job instead of being tried for ever.
+MAX_ATTEMPTS = 3
 
 
 class ProcessStopping(Exception):
@@ -123,9 +132,25 @@ class Ingest:
             self._leave(lease)
             self._doorbell.ring(INGEST, job_id)
             return False
+        except (OperationalError, InterfaceError, TimeoutError, OSError):
+            # The database or the store is away: tried again once the lease has run out, as often as it takes.
+            raise
+        except Exception:
+            if lease.attempt < MAX_ATTEMPTS:
+                raise
+            logger.exception("ingest of %s fails again", job_id, extra={"action": "ingest_failed", "job_id": job_id})
+            self._refuse(lease)
+            return True
         for model in models:
             self._doorbell.ring(WORK, model)
         return True
+
+    def _refuse(self, lease: StepLease) -> None:
+        problem = Problem("internal_error", "the input could not be processed", "the service's log says why")
+        self._clear(lease)
+        with self._sessions.begin() as session:
+            errors = {"total": 1, "data": [problem.as_json()]}
+            intake.conclude(session, lease, intake.Verdict(JobStatus.FAILED, errors))
 
     def _leave(self, lease: StepLease) -> None:
         with self._sessions.begin() as session:
@@ -141,6 +166,8 @@ class Ingest:
                 reading = read(file, source.format, source.task, self._max_bytes)
                 for window in _windows(reading.lines):
                     run.write(window)
+                    # Let go of it before the next one is read, or there are two in memory.
+                    del window
                     if self._should_stop():
                         raise ProcessStopping
                 columns = reading.columns
@@ -229,9 +256,18 @@ def _windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
 
 
 def _chars(line: Line) -> int:
-    body = line.input.body if line.input else {}
-    extra = sum(map(len, line.extra)) if line.extra else 0
-    return len(line.raw) + len(body.get("text", "")) + sum(len(m["content"]) for m in body.get("messages", ())) + extra
+    """About what the line takes in memory: a window must stay small, whatever its lines are made of."""
+    chars = len(line.raw) + len(line.problems) * PROBLEM_CHARS
+    if line.extra:
+        chars += sum(map(len, line.extra)) + len(line.extra) * CELL_CHARS
+    if line.input is None:
+        return chars
+    if line.input.params:
+        chars += len(msgspec.json.encode(line.input.params))
+    body = line.input.body
+    if "messages" in body:
+        return chars + sum(len(turn["content"]) for turn in body["messages"])
+    return chars + len(body.get("text", ""))
 
 
 class _Effective:
@@ -249,7 +285,7 @@ class _Effective:
 
     def of(self, params: dict[str, Any]) -> tuple[str, tuple[Problem, ...]]:
         """Canonical JSON of the parameters that will be used, or why they cannot be."""
-        key = msgspec.json.encode(params, order="deterministic").decode()
+        key = msgspec.json.encode(params, order="deterministic").decode() if params else "{}"
         if key not in self._known:
             if len(self._known) > 10_000:
                 self._known.clear()
@@ -300,7 +336,7 @@ class _Run:
             # Without any id of the user's there are only our own, which cannot clash.
             self._has_ids = self._has_ids or any(line.custom_id is not None for line in window)
             ids = [self._id(line) for line in window] if self._has_ids else []
-            known = intake.known_ids(session, self._source.job_id, ids) if ids else {}
+            known = intake.known_ids(session, self._source.job_id, ids) if ids and self.count else {}
             drafts = self._drafts(window, known)
             chunks, items = self._arranged(drafts)
             chunk_ids = add_chunks(session, self._source.job_id, chunks) if chunks else []
@@ -326,7 +362,8 @@ class _Run:
             params = ""
             if line.input and not problems:
                 params, wrong = self._effective.of(line.input.params)
-                problems = tuple(_at(problem, line.number) for problem in wrong)
+                if wrong:
+                    problems = tuple(_at(problem, line.number) for problem in wrong)
             taken[custom_id] = line.number
             self.problems.add(problems)
             drafts.append(self._draft(idx, line, custom_id, params, problems))
@@ -359,12 +396,16 @@ class _Run:
 
     def _unused(self, line: Line, taken: dict[str, int]) -> str:
         """An id for a refused duplicate, so that its outcome can still be told apart."""
-        return f"{self._source.id_prefix}{line.number}#duplicate-{len(taken)}"
+        wanted = f"{self._source.id_prefix}{line.number}#duplicate"
+        # Random, and tried: an id of the user's, in this window or another, may look like ours.
+        while (unused := f"{wanted}-{secrets.token_hex(4)}") in taken:
+            pass
+        return unused
 
-    def _arranged(self, drafts: list[_Draft]) -> tuple[list[NewChunk], list[intake.NewItem]]:
+    def _arranged(self, drafts: list[_Draft]) -> tuple[list[NewChunk], Iterator[intake.NewItem]]:
         """Group runnable drafts by parameters, let equal ones share one computation, sort the rest into chunks."""
         groups: dict[str, list[int]] = {}
-        first_of: dict[tuple[str, str], int] = {}
+        first_of: dict[tuple[str, str | bytes], int] = {}
         twin_of: dict[int, int] = {}
         for place, draft in enumerate(drafts):
             if draft.params is None:
@@ -387,7 +428,7 @@ class _Run:
                 tokens = sum(drafts[place].tokens for place in mine)
                 chunks.append(NewChunk(self._source.model, msgspec.json.decode(params), items, tokens))
         chunk_of |= {place: chunk_of[first] for place, first in twin_of.items()}
-        items_out = [
+        items_out = (
             intake.NewItem(
                 idx=self.count + place,
                 custom_id=draft.custom_id,
@@ -399,16 +440,15 @@ class _Run:
                 same_as=self.count + twin_of[place] if place in twin_of else None,
             )
             for place, draft in enumerate(drafts)
-        ]
+        )
         return chunks, items_out
 
-    def _first_equal(self, place: int, draft: _Draft, first_of: dict[tuple[str, str], int]) -> int | None:
+    def _first_equal(self, place: int, draft: _Draft, first_of: dict[tuple[str, str | bytes], int]) -> int | None:
         """The earlier draft whose output this one can share; sampled outputs are never shared."""
         assert draft.params is not None and draft.line.input is not None
-        if msgspec.json.decode(draft.params).get("temperature"):
+        if _is_sampled(draft.params):
             return None
-        key = (draft.params, msgspec.json.encode(draft.line.input.body, order="deterministic").decode())
-        first = first_of.setdefault(key, place)
+        first = first_of.setdefault((draft.params, _content(draft.line.input.body)), place)
         return None if first == place else first
 
     def _budget(self) -> int:
@@ -419,6 +459,19 @@ class _Run:
 
 def _at(problem: Problem, line: int) -> Problem:
     return Problem(problem.code, problem.message, problem.hint, line, problem.column, problem.param)
+
+
+@lru_cache(maxsize=1_024)
+def _is_sampled(params: str) -> bool:
+    return bool(msgspec.json.decode(params).get("temperature"))
+
+
+def _content(body: dict[str, Any]) -> str | bytes:
+    """What makes two inputs equal: the text itself, or the messages as bytes, which no text is equal to."""
+    if "messages" in body:
+        return msgspec.json.encode(body, order="deterministic")
+    text: str = body["text"]
+    return text
 
 
 def _tokens(body: dict[str, Any]) -> int:

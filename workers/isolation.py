@@ -51,7 +51,9 @@ def generate(
     outputs = Outputs()
     todo = [list(range(len(prompts)))] if slices is None else [list(places) for places in reversed(slices)]
     while todo and not should_stop() and not is_enough():
-        places = todo.pop()
+        if not (places := todo.pop()):
+            # A batch that failed only after its last answer has nothing left.
+            continue
         try:
             _attempt(engine, prompts, places, params, should_stop, on_progress, outputs)
         except EngineBroken:
@@ -66,7 +68,7 @@ def generate(
             elif len(left) == 1:
                 outputs.faults[left[0]] = Fault("item_too_large", f"this item alone does not fit the device: {exc}")
             else:
-                todo += [[place] for place in reversed(left)]
+                todo += _halves(left)
         except Exception as exc:
             left = [place for place in places if place not in outputs.generations]
             if len(left) == 1:
@@ -74,9 +76,14 @@ def generate(
                 message = f"the engine failed on this item: {type(exc).__name__}"
                 outputs.faults[left[0]] = Fault("engine_error", message)
             else:
-                middle = len(left) // 2
-                todo += [left[middle:], left[:middle]]
+                todo += _halves(left)
     return outputs
+
+
+def _halves(places: list[int]) -> list[list[int]]:
+    """For a stack, so the first half comes last."""
+    middle = len(places) // 2
+    return [places[middle:], places[:middle]]
 
 
 def _attempt(

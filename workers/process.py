@@ -124,7 +124,11 @@ class WorkerProcess:
             for job_id in due:
                 if self._stopping.is_set():
                     return
-                run(job_id)
+                try:
+                    run(job_id)
+                except Exception:
+                    # As at the edge of a task: a job that cannot go on must not hold up those behind it.
+                    logger.exception("%s of %s failed", step, job_id, extra={"action": f"{step}_failed"})
 
 
 def _opener(settings: WorkerSettings) -> Callable[[ModelSpec], Engine]:

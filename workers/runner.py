@@ -65,6 +65,7 @@ class Work:
     progress: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     lost: bool = False
+    claimed_at: float = field(default_factory=time.monotonic)
 
     @property
     def consumed(self) -> int:
@@ -104,7 +105,8 @@ class Runner:
         self._to_record: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._pace: dict[str, float] = {}
         self._held: dict[tuple[int, int], Work] = {}
-        self._lock = threading.Lock()
+        # Notified when a chunk leaves.
+        self._lock = threading.Condition()
         self._threads = [
             threading.Thread(target=self._surely, args=(stage,), name=stage.__name__.strip("_"), daemon=True)
             for stage in (self._read, self._generate, self._write, self._keep_leases)
@@ -114,7 +116,8 @@ class Runner:
         """Run a stage. One that dies of something unforeseen takes the process along: half a pipeline only hangs."""
         try:
             stage()
-        except Exception:
+        except BaseException:
+            # Base, because a panic in a tokenizer written in Rust is no Exception.
             logger.critical("a stage of the pipeline died", exc_info=True, extra={"action": "stage_died"})
             self._end_process(EXIT_BROKEN)
 
@@ -167,20 +170,52 @@ class Runner:
         self._to_device.put(None)
 
     def _next_work(self) -> Work | None:
+        self._leave_suspects_alone()
         models = [name for name in self._models if self._shelf.may_load(name)]
         with self._sessions() as session:
             candidates = chunks.candidates(session, models, self._shelf.loaded())
         for candidate in candidates:
+            if not self._shelf.may_load(candidate.model):
+                # It failed for a candidate before this one.
+                continue
             try:
                 engine = self._shelf.take(candidate.model)
             except ModelUnavailable:
                 # The shelf said why and rests the model; nothing was claimed for it.
                 continue
-            work = self._claim(candidate, engine)
+            work = None
+            try:
+                work = self._claim_alone(candidate, engine)
+            finally:
+                if work is None:
+                    self._shelf.put_back(candidate.model)
             if work is not None:
                 return work
-            self._shelf.put_back(candidate.model)
         return None
+
+    def _claim_alone(self, candidate: chunks.Candidate, engine: Engine) -> Work | None:
+        """Claim; but a chunk that cost a worker before is not held beside others.
+
+        Whichever of the chunks it holds kills a process, all of them are counted as its victims'
+        killers. An item cut out to be tried alone has one death left, and must not lose it so.
+        """
+        work = self._claim(candidate, engine)
+        if work is None or not work.claim.crashes or len(self._held) == 1:
+            return work
+        self._hand_back(work)
+        self._until_idle()
+        return self._claim(candidate, engine)
+
+    def _leave_suspects_alone(self) -> None:
+        with self._lock:
+            is_suspect = any(work.claim.crashes for work in self._held.values())
+        if is_suspect:
+            self._until_idle()
+
+    def _until_idle(self) -> None:
+        """Wait until no chunk is held; each leaves in bounded time, or its deadline ends the process."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._held)
 
     def _claim(self, candidate: chunks.Candidate, engine: Engine) -> Work | None:
         with self._sessions() as session:
@@ -207,7 +242,7 @@ class Runner:
 
     def _hand_back(self, work: Work) -> None:
         """Give the chunk up as it is. If even that fails, its lease runs out and the reconciler does it."""
-        self._forget(work)
+        self._let_go(work)
         try:
             with self._sessions.begin() as session:
                 record(session, *work.lease, [])
@@ -255,7 +290,8 @@ class Runner:
                 logger.exception("chunk %s cannot be decoded", work.claim.chunk_id, extra=_fields(work, "undecodable"))
                 results = _all_failed(work)
             recorded = self._record(work, results)
-            self._forget(work)
+            self._let_go(work)
+            self._shelf.put_back(work.claim.model)
             if recorded is None:
                 continue
             if recorded.finalize:
@@ -292,10 +328,10 @@ class Runner:
                 self._drained.wait(RETRY_SECONDS)
         return None
 
-    def _forget(self, work: Work) -> None:
+    def _let_go(self, work: Work) -> None:
         with self._lock:
             self._held.pop(work.lease, None)
-        self._shelf.put_back(work.claim.model)
+            self._lock.notify_all()
 
     # --- leases ------------------------------------------------------------------------------
 
@@ -306,6 +342,7 @@ class Runner:
                 mine = dict(self._held)
             if not mine:
                 continue
+            self._watch_deadlines(mine)
             try:
                 self._watch(mine)
                 if time.monotonic() >= renew_at:
@@ -314,6 +351,16 @@ class Runner:
                     renew_at = time.monotonic() + HEARTBEAT_SECONDS
             except (SQLAlchemyError, OSError) as exc:
                 logger.warning("cannot renew leases: %s", exc, extra={"action": "renew_failed"})
+
+    def _watch_deadlines(self, mine: dict[tuple[int, int], Work]) -> None:
+        """By this process's clock, for when the database is away, or took the chunk back before we looked."""
+        for work in mine.values():
+            if time.monotonic() - work.claimed_at > self._deadline:
+                self._end_hanging(work)
+
+    def _end_hanging(self, work: Work) -> None:
+        logger.critical("chunk %s hangs; ending the process", work.claim.chunk_id, extra=_fields(work, "chunk_hangs"))
+        self._end_process(EXIT_BROKEN)
 
     def _watch(self, mine: dict[tuple[int, int], Work]) -> None:
         with self._sessions() as session:
@@ -328,8 +375,7 @@ class Runner:
             elif held.job_status is not JobStatus.IN_PROGRESS:
                 work.stop.set()
             elif held.past_deadline:
-                logger.critical("chunk %s hangs; ending the process", lease[0], extra=_fields(work, "chunk_hangs"))
-                self._end_process(EXIT_BROKEN)
+                self._end_hanging(work)
 
 
 def _advance(work: Work) -> None:
@@ -394,10 +440,13 @@ def _results(work: Work) -> list[NewResult]:
     """Decode what was generated and give twins the outcome of their original."""
     order = sorted(work.outputs.generations)
     generations = [work.outputs.generations[at] for at in order]
-    texts = work.engine.decode(generations, work.params)
+    texts = _texts(work, generations)
     by_idx: dict[int, NewResult] = {}
     for at, generation, text in zip(order, generations, texts, strict=True):
         idx = work.items[work.places[at]].idx
+        if isinstance(text, Fault):
+            by_idx[idx] = _failed(idx, text)
+            continue
         by_idx[idx] = NewResult(
             idx,
             Outcome.SUCCEEDED,
@@ -410,6 +459,24 @@ def _results(work: Work) -> list[NewResult]:
         idx = work.items[place].idx
         by_idx[idx] = _failed(idx, fault)
     return [*by_idx.values(), *_twins(work, by_idx)]
+
+
+def _texts(work: Work, generations: list[Generation]) -> Sequence[str | Fault]:
+    """All outputs at once; should that fail, one by one, so that a bad one fails alone."""
+    try:
+        return work.engine.decode(generations, work.params)
+    except Exception as exc:
+        logger.warning("decoding one by one: %s", type(exc).__name__, extra=_fields(work, "decode_failed"))
+    return [_text_alone(work, generation) for generation in generations]
+
+
+def _text_alone(work: Work, generation: Generation) -> str | Fault:
+    try:
+        [text] = work.engine.decode([generation], work.params)
+    except Exception as exc:
+        logger.warning("an output cannot be decoded", exc_info=exc, extra=_fields(work, "decode_failed"))
+        return Fault("engine_error", f"the output could not be decoded: {type(exc).__name__}")
+    return text
 
 
 def _twins(work: Work, by_idx: dict[int, NewResult]) -> list[NewResult]:

@@ -41,7 +41,10 @@ class Shelf:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._in_use: dict[str, int] = {}
         self._failures: dict[str, _Failure] = {}
-        self._lock = threading.Lock()
+        # Guards the three above, never for long; notified when an engine is put back.
+        self._lock = threading.Condition()
+        # Held while a model loads, which may take minutes: whoever only looks at the shelf does not wait for that.
+        self._loading = threading.Lock()
 
     def loaded(self) -> list[str]:
         with self._lock:
@@ -60,21 +63,26 @@ class Shelf:
     def take(self, name: str) -> Engine:
         """The loaded engine; loads it (seconds to minutes) when needed. Raises ModelUnavailable.
 
-        Every take needs a put_back: an engine that is still in use is not put away.
+        Every take needs a put_back: an engine that is still in use is not put away, and a take that
+        needs its room waits.
         """
-        with self._lock:
-            engine = self._engines.get(name)
+        with self._loading:
+            with self._lock:
+                engine = self._engines.get(name)
+                if engine is None:
+                    self._make_room()
             if engine is None:
-                self._make_room()
                 engine = self._load(name)
+            with self._lock:
                 self._engines[name] = engine
-            self._engines.move_to_end(name)
-            self._in_use[name] = self._in_use.get(name, 0) + 1
-            return engine
+                self._engines.move_to_end(name)
+                self._in_use[name] = self._in_use.get(name, 0) + 1
+                return engine
 
     def put_back(self, name: str) -> None:
         with self._lock:
             self._in_use[name] -= 1
+            self._lock.notify_all()
 
     def close(self) -> None:
         with self._lock:
@@ -86,7 +94,8 @@ class Shelf:
         while len(self._engines) >= self._capacity:
             idle = next((name for name in self._engines if not self._in_use.get(name)), None)
             if idle is None:
-                return
+                self._lock.wait()
+                continue
             logger.info("model %s put away", idle, extra={"action": "model_unloaded", "model": idle})
             self._engines.pop(idle).close()
 
@@ -95,10 +104,8 @@ class Shelf:
         try:
             engine = self._open(self._registry.get(name))
         except Exception as exc:
-            before = self._failures.get(name)
-            pause = min(_LONGEST_PAUSE, before.pause * 2) if before else _FIRST_PAUSE
             message = str(exc) if isinstance(exc, ModelUnavailable) else f"{type(exc).__name__}: {exc}"
-            self._failures[name] = _Failure(message, pause, self._clock() + pause)
+            self._note_failure(name, message)
             logger.error(
                 "model %s cannot be loaded: %s",
                 name,
@@ -107,7 +114,14 @@ class Shelf:
                 extra={"action": "model_failed", "model": name},
             )
             raise ModelUnavailable(message) from exc
-        self._failures.pop(name, None)
+        with self._lock:
+            self._failures.pop(name, None)
         seconds = self._clock() - began
         logger.info("model %s loaded in %.1f s", name, seconds, extra={"action": "model_loaded", "model": name})
         return engine
+
+    def _note_failure(self, name: str, message: str) -> None:
+        with self._lock:
+            before = self._failures.get(name)
+            pause = min(_LONGEST_PAUSE, before.pause * 2) if before else _FIRST_PAUSE
+            self._failures[name] = _Failure(message, pause, self._clock() + pause)

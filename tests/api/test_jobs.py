@@ -255,9 +255,14 @@ def test_a_language_may_be_left_to_the_inputs_but_not_missing(client: httpx.Clie
 
     assert submit(client, model="echo-many", inputs=mixed).status_code == 202
     assert submit(client, model="echo-many", params=languages).status_code == 202
-    assert problems(submit(client, model="echo-many", inputs=["a"])) == {
-        "inputs.0.params.source_lang": "invalid_params",
-        "inputs.0.params.target_lang": "invalid_params",
+    # Said once, of the job, however many inputs lack it.
+    assert problems(submit(client, model="echo-many", inputs=["a", "b"])) == {
+        "params.source_lang": "invalid_params",
+        "params.target_lang": "invalid_params",
+    }
+    partly = [{"text": "a", "params": {**languages, "target_lang": "xx"}}, {"text": "b", "params": languages}]
+    assert problems(submit(client, model="echo-many", inputs=partly)) == {
+        "inputs.0.params.target_lang": "invalid_params"
     }
     file = {"inputs": None, "input_file_id": upload(client), "format": "txt"}
     assert problems(submit(client, model="echo-many", **file)) == {

@@ -1,5 +1,6 @@
 """The pipeline over a real ledger, with the echo engine misbehaving as it is told."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
-from db import jobs
+from db import chunks, jobs, leases
 from db.audit import audit
 from db.recording import record
 from models.registry import Registry
@@ -313,3 +315,130 @@ def test_every_chunk_names_the_recipe_of_its_results(ledger: Ledger) -> None:
 
     [row] = ledger.rows("SELECT recipe FROM chunks JOIN recipes ON recipes.id = chunks.recipe_id")
     assert row.recipe["model"] == "echo" and row.recipe["engine"] == "echo"
+
+
+class Handled:
+    """An engine of the tests' own: another one, with some of its calls replaced."""
+
+    def __init__(self, engine: Engine, **calls: Any) -> None:
+        self._engine, self._calls = engine, calls
+
+    def __getattr__(self, name: str) -> Any:
+        return self._calls.get(name) or getattr(self._engine, name)
+
+
+def runner_of(ledger: Ledger, engine: Any, deadline: float = 600) -> tuple[Runner, Shelf, Exits]:
+    shelf, exits = Shelf(Registry([spec()]), lambda _: cast("Engine", engine), capacity=2), Exits()
+    return Runner(ledger.sessions, shelf, ledger.bell, "runner", ["echo"], deadline, 0.05, exits), shelf, exits
+
+
+def held(ledger: Ledger) -> list[Any]:
+    return ledger.rows("SELECT id, crashes FROM chunks WHERE state = 'leased' ORDER BY id")
+
+
+def test_a_chunk_that_cost_a_worker_is_held_alone(ledger: Ledger) -> None:
+    """Else the next item to be cut out would die with the one that kills, and be failed beside it."""
+    job_id = ledger.started(12)
+    ledger.recut(job_id, 1)
+    ledger.run("UPDATE chunks SET crashes = 1 WHERE id % 3 = 0")
+    seen: list[list[int]] = []
+    echo = open_echo(spec(), None)
+
+    def generate(*args: Any) -> Any:
+        time.sleep(0.05)
+        seen.append([row.crashes for row in held(ledger)])
+        return echo.generate(*args)
+
+    runner, _, _ = runner_of(ledger, Handled(echo, generate=generate))
+    runner.start()
+    eventually(lambda: ledger.job(job_id).succeeded == 12)
+    runner.stop(1)
+
+    assert len(seen) == 12
+    assert [crashes for crashes in seen if 1 in crashes] == [[1]] * 4
+
+
+def test_a_chunk_taken_back_from_a_hanging_engine_still_ends_the_process(ledger: Ledger) -> None:
+    """Lease and deadline run out together, so another process may take the chunk before this one looks."""
+    ledger.started(2)
+    release = threading.Event()
+    echo = open_echo(spec(), None)
+
+    def generate(*_: Any) -> Any:
+        release.wait()
+        return iter(())
+
+    runner, _, exits = runner_of(ledger, Handled(echo, generate=generate), deadline=2.0)
+    runner.start()
+    eventually(lambda: held(ledger))
+    ledger.run("UPDATE chunks SET lease_expires_at = now() - interval '1 s'")
+    with ledger.sessions.begin() as session:
+        assert leases.reclaim(session)
+    ledger.run("UPDATE jobs SET paused = true")
+
+    eventually(lambda: exits)
+    release.set()
+    runner.stop(1)
+
+
+@pytest.mark.parametrize("call", ["claim", "items_of"])
+def test_an_engine_is_put_back_once_for_every_time_it_was_taken(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Too seldom, and it is never put away; too often, and it is put away under the running chunk."""
+    job_id = ledger.started(6)
+    ledger.recut(job_id, 1)
+    really, tries = getattr(chunks, call), itertools.count()
+
+    def fails_every_other_time(*args: Any) -> Any:
+        if next(tries) % 2 == 0:
+            raise OperationalError("SELECT", {}, Exception("the database is away"))
+        return really(*args)
+
+    monkeypatch.setattr(chunks, call, fails_every_other_time)
+    runner, shelf, _ = runner_of(ledger, open_echo(spec(), None))
+    runner.start()
+    eventually(lambda: ledger.job(job_id).succeeded == 6)
+    runner.stop(1)
+
+    assert shelf._in_use == {"echo": 0}
+
+
+def test_an_output_that_cannot_be_decoded_fails_alone(ledger: Ledger) -> None:
+    job_id = ledger.started(10)
+    echo = open_echo(spec(), None)
+
+    def decode(generations: list[Any], params: Any) -> list[str]:
+        if any(" 7" in generation.tokens for generation in generations):
+            raise ValueError("no such token")
+        return echo.decode(generations, params)
+
+    runner, _, _ = runner_of(ledger, Handled(echo, decode=decode))
+    runner.start()
+    job = ended(ledger, job_id)
+    runner.stop(1)
+
+    assert (job.succeeded, job.failed) == (9, 1)
+    assert outcome(ledger, 7) == (None, "engine_error")
+
+
+def test_a_panic_in_a_stage_ends_the_process(ledger: Ledger) -> None:
+    """What a Rust library raises when it panics is no Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    ledger.started(1)
+    echo = open_echo(spec(), None)
+
+    def encode(*_: Any) -> Any:
+        raise Panic
+
+    runner, _, exits = runner_of(ledger, Handled(echo, encode=encode))
+    runner.start()
+    eventually(lambda: exits)
+    # What the dead first stage would have said to the second one.
+    runner._to_device.put(None)
+    runner.stop(0.1)
+
+    assert exits[0] == EXIT_BROKEN

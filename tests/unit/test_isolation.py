@@ -112,3 +112,31 @@ def test_a_broken_engine_is_passed_on() -> None:
 
     with pytest.raises(EngineBroken):
         generate(Broken(), prompts(3), Params(), never)  # type: ignore[arg-type]
+
+
+def test_an_engine_that_fails_after_its_last_answer_is_left_at_that() -> None:
+    class Late(Faulty):
+        def generate(self, prompts: Sequence[Encoded], *_: object) -> Iterator[Generation]:  # type: ignore[override]
+            self.calls.append(len(prompts))
+            for index, prompt in enumerate(prompts):
+                yield Generation(index, prompt.tokens, "stop")
+            raise ValueError("on the way out")
+
+    engine = Late()
+    outputs = generate(engine, prompts(5), Params(), never)  # type: ignore[arg-type]
+
+    assert len(outputs.generations) == 5 and not outputs.faults
+    assert engine.calls == [5]
+
+
+def test_one_prompt_that_never_fits_does_not_make_all_others_run_alone() -> None:
+    class Stubborn(Faulty):
+        def shrink(self) -> bool:
+            return False
+
+    engine = Stubborn(capacity=200)
+    many = [*prompts(100), Encoded(("huge",) * 500)]
+    outputs = generate(engine, many, Params(), never)  # type: ignore[arg-type]
+
+    assert set(outputs.faults) == {100}
+    assert len(engine.calls) < 30

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from api import ringing
-from api.ringing import BackgroundDoorbell
+from db import ringing
+from db.ringing import BackgroundDoorbell
 from tests.waiting import eventually
 
 

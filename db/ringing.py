@@ -1,4 +1,4 @@
-"""Rings that leave from a thread of their own, so that no request ever waits for the broker."""
+"""Rings that leave from a thread of their own, so that no request and no pipeline ever waits for the broker."""
 
 import logging
 import queue

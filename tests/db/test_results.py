@@ -1,0 +1,53 @@
+"""Results are read in blocks, and each block costs what it holds, however far into the job it begins."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from db import results
+from db.recording import record
+from tests.ledger import Ledger
+
+LINES, AFTER, LIMIT = 5_000, 4_000, 100
+
+
+@pytest.fixture
+def finished(ledger: Ledger) -> str:
+    """A job with a result for every line."""
+    job_id = ledger.started(LINES)
+    ledger.recut(job_id, LINES)
+    while claim := ledger.claim(job_id):
+        outcomes = ledger.outcomes(claim)
+        with ledger.sessions.begin() as session:
+            record(session, claim.chunk_id, claim.attempt, outcomes)
+    return job_id
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param(results._FINISHED_BY_INDEX, id="finished"),
+        pytest.param(results._ALL_BY_INDEX, id="all"),
+        pytest.param(results._UNFINISHED_BY_INDEX, id="unfinished"),
+    ],
+)
+def test_a_block_far_into_a_job_does_not_read_the_job_from_its_start(ledger: Ledger, finished: str, query: Any) -> None:
+    with ledger.sessions() as session:
+        # The plan that PostgreSQL chooses by itself for jobs of some hundred thousand lines.
+        for kind in ("nestloop", "hashjoin", "seqscan"):
+            session.execute(text(f"SET LOCAL enable_{kind} = off"))
+        explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {query.text}")
+        values = {"job": finished, "after": AFTER, "limit": LIMIT}
+        [found] = session.execute(explain, values).scalar_one()
+
+    scans = [node for node in _nodes(found["Plan"]) if "Scan" in node["Node Type"]]
+    assert len(scans) >= 2
+    assert max(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= LINES - AFTER
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
