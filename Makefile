@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast lint format clean
+.PHONY: help install demo up test test-fast bench bench-model lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,12 @@ test: install ## Run the whole test suite, fast parts first
 
 test-fast: install ## Run the tests that start no stack
 	$(BIN)/pytest tests/unit tests/db tests/api
+
+bench: install ## Measure ingest, recording, download and memory, without a model (about 2 minutes)
+	$(BIN)/python -m benchmarks.ledger
+
+bench-model: install ## Measure the starter model through the service against plain transformers (about 3 minutes)
+	$(BIN)/python -m benchmarks.heldout
 
 lint: install ## Check style, types and the arrows between packages
 	$(BIN)/ruff check .

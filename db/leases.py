@@ -1,6 +1,6 @@
 """Keeping leases on chunks alive, and taking back those whose worker is gone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -12,47 +12,56 @@ from db.states import ChunkState, JobStatus, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A chunk as its holder must see it: `job_status` other than in_progress means stop."""
+class Beat:
+    """A sign of life for one lease. `is_begun`: the chunk is on the device, so its deadline runs."""
 
     chunk_id: int
     attempt: int
-    job_status: JobStatus
-    past_deadline: bool
+    progress: int
+    is_begun: bool
 
 
 _RENEW = text("""
-    UPDATE chunks SET lease_expires_at = least(now() + :lease * interval '1 second', hard_deadline),
-        progress = mine.progress
-    FROM unnest(CAST(:chunks AS bigint[]), CAST(:attempts AS int[]), CAST(:progress AS int[]))
-        AS mine(id, attempt, progress)
-    WHERE chunks.id = mine.id AND chunks.attempt = mine.attempt AND chunks.state = 'leased'
+    UPDATE chunks SET progress = beat.progress, hard_deadline = beat.hard_deadline,
+        lease_expires_at = least(now() + :lease * interval '1 second', beat.hard_deadline)
+    FROM (
+        SELECT mine.id, mine.attempt, mine.progress,
+            CASE WHEN mine.is_begun THEN held.hard_deadline ELSE now() + :budget * interval '1 second' END
+                AS hard_deadline
+        FROM unnest(CAST(:chunks AS bigint[]), CAST(:attempts AS int[]), CAST(:progress AS int[]),
+            CAST(:begun AS bool[])) AS mine(id, attempt, progress, is_begun)
+        JOIN chunks held ON held.id = mine.id
+    ) AS beat
+    WHERE chunks.id = beat.id AND chunks.attempt = beat.attempt AND chunks.state = 'leased'
 """)
 _HELD = text("""
-    SELECT chunk.id, chunk.attempt, job.status, chunk.hard_deadline < now() AS past
-    FROM chunks chunk JOIN jobs job ON job.id = chunk.job_id
+    SELECT chunk.id, chunk.attempt, job.status FROM chunks chunk JOIN jobs job ON job.id = chunk.job_id
     JOIN unnest(CAST(:chunks AS bigint[]), CAST(:attempts AS int[])) AS mine(id, attempt)
         ON chunk.id = mine.id AND chunk.attempt = mine.attempt
     WHERE chunk.state = 'leased'
 """)
 
 
-def renew(session: Session, progress: Mapping[tuple[int, int], int]) -> None:
-    """Extend the leases named by (chunk id, attempt), never past their hard deadline."""
-    chunks, attempts = _columns(progress)
-    values = list(progress.values())
-    session.execute(_RENEW, {"chunks": chunks, "attempts": attempts, "progress": values, "lease": LEASE_SECONDS})
+def renew(session: Session, beats: Sequence[Beat], budget_seconds: float) -> None:
+    """Extend leases, never past their hard deadline; that one moves on only while the chunk waits for the device."""
+    session.execute(
+        _RENEW,
+        {
+            "chunks": [beat.chunk_id for beat in beats],
+            "attempts": [beat.attempt for beat in beats],
+            "progress": [beat.progress for beat in beats],
+            "begun": [beat.is_begun for beat in beats],
+            "lease": LEASE_SECONDS,
+            "budget": budget_seconds,
+        },
+    )
 
 
-def held(session: Session, leases: Sequence[tuple[int, int]]) -> list[Held]:
-    """Those of the leases that still stand; one that is missing was taken away."""
-    chunks, attempts = _columns(leases)
+def held(session: Session, leases: Sequence[tuple[int, int]]) -> dict[tuple[int, int], JobStatus]:
+    """Those of the leases (chunk id, attempt) that still stand, with their job's status: not in_progress means stop."""
+    chunks, attempts = [chunk for chunk, _ in leases], [attempt for _, attempt in leases]
     rows = session.execute(_HELD, {"chunks": chunks, "attempts": attempts})
-    return [Held(row.id, row.attempt, JobStatus(row.status), row.past) for row in rows]
-
-
-def _columns(leases: Mapping[tuple[int, int], int] | Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [chunk for chunk, _ in leases], [attempt for _, attempt in leases]
+    return {(row.id, row.attempt): JobStatus(row.status) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

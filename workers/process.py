@@ -1,5 +1,6 @@
 """One worker process: its parts, built from settings, started and stopped in order."""
 
+import gc
 import logging
 import os
 import threading
@@ -74,6 +75,9 @@ class WorkerProcess:
         return shelf, runner
 
     def start(self) -> None:
+        # What was imported stays: looking through it again and again took a tenth of ingest's time.
+        gc.collect()
+        gc.freeze()
         for loop in self._loops:
             loop.start()
         if self.runner:

@@ -11,30 +11,28 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from db import chunks, leases, rates
-from db.chunks import Claim, ClaimedItem
+from db import chunks, rates
 from db.doorbell import FINALIZE, WORK, Doorbell
 from db.errors import LeaseLost
 from db.recipes import recipe_id
 from db.recording import NewResult, Recorded, record
 from db.session import Sessions
-from db.states import JobStatus, Outcome
 from workers import isolation
-from workers.engines.base import Encoded, Engine, EngineBroken, Generation, Message, ModelUnavailable, Params, Prompt
-from workers.isolation import Fault, Outputs
+from workers.engines.base import Engine, EngineBroken, ModelUnavailable
+from workers.engines.load import decoding_params
+from workers.keeper import Keeper
 from workers.planning import CHUNK_PATIENCE_SECONDS, slices
+from workers.work import Work, all_failed, encode, log_fields, results_of
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 10.0
-WATCH_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 EXIT_BROKEN = 70
 
@@ -46,39 +44,6 @@ class Models(Protocol):
     def may_load(self, name: str) -> bool: ...
     def take(self, name: str) -> Engine: ...
     def put_back(self, name: str) -> None: ...
-
-
-@dataclass(slots=True)
-class Work:
-    """A claimed chunk on its way through the stages."""
-
-    claim: Claim
-    engine: Engine
-    params: Params
-    items: list[ClaimedItem]
-    # Positions in `items` of those to compute; twins and refused ones are not among them.
-    places: list[int] = field(default_factory=list)
-    encoded: list[Encoded] = field(default_factory=list)
-    refused: dict[int, Fault] = field(default_factory=dict)
-    outputs: Outputs = field(default_factory=Outputs)
-    seconds: float = 0.0
-    progress: int = 0
-    stop: threading.Event = field(default_factory=threading.Event)
-    lost: bool = False
-    claimed_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def consumed(self) -> int:
-        """Input tokens of the prompts that have an output."""
-        return sum(len(self.encoded[at]) for at in self.outputs.generations)
-
-    @property
-    def produced(self) -> int:
-        return sum(len(generation.tokens) for generation in self.outputs.generations.values())
-
-    @property
-    def lease(self) -> tuple[int, int]:
-        return self.claim.chunk_id, self.claim.attempt
 
 
 class Runner:
@@ -100,16 +65,18 @@ class Runner:
         self._end_process = end_process
         self._bell = threading.Event()
         self._stopping = threading.Event()
-        self._drained = threading.Event()
         self._to_device: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._to_record: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._pace: dict[str, float] = {}
-        self._held: dict[tuple[int, int], Work] = {}
-        # Notified when a chunk leaves.
-        self._lock = threading.Condition()
+        self._keeper = Keeper(sessions, chunk_deadline_seconds, partial(end_process, EXIT_BROKEN))
         self._threads = [
-            threading.Thread(target=self._surely, args=(stage,), name=stage.__name__.strip("_"), daemon=True)
-            for stage in (self._read, self._generate, self._write, self._keep_leases)
+            threading.Thread(target=self._surely, args=(stage,), name=name, daemon=True)
+            for name, stage in (
+                ("reader", self._read),
+                ("device", self._generate),
+                ("writer", self._write),
+                ("keeper", self._keeper.run),
+            )
         ]
 
     def _surely(self, stage: Callable[[], None]) -> None:
@@ -141,12 +108,10 @@ class Runner:
         give_up_at = time.monotonic() + grace_seconds
         for thread in (reader, device, writer):
             thread.join(max(0.0, give_up_at - time.monotonic()))
-        with self._lock:
-            for work in self._held.values():
-                work.stop.set()
+        self._keeper.stop_all()
         for thread in (reader, device, writer):
             thread.join()
-        self._drained.set()
+        self._keeper.close()
         keeper.join()
 
     # --- first stage -------------------------------------------------------------------------
@@ -170,7 +135,8 @@ class Runner:
         self._to_device.put(None)
 
     def _next_work(self) -> Work | None:
-        self._leave_suspects_alone()
+        if self._keeper.holds_suspect():
+            self._keeper.wait_until_idle()
         models = [name for name in self._models if self._shelf.may_load(name)]
         with self._sessions() as session:
             candidates = chunks.candidates(session, models, self._shelf.loaded())
@@ -200,22 +166,11 @@ class Runner:
         killers. An item cut out to be tried alone has one death left, and must not lose it so.
         """
         work = self._claim(candidate, engine)
-        if work is None or not work.claim.crashes or len(self._held) == 1:
+        if work is None or not work.claim.crashes or self._keeper.holds_only(work):
             return work
         self._hand_back(work)
-        self._until_idle()
+        self._keeper.wait_until_idle()
         return self._claim(candidate, engine)
-
-    def _leave_suspects_alone(self) -> None:
-        with self._lock:
-            is_suspect = any(work.claim.crashes for work in self._held.values())
-        if is_suspect:
-            self._until_idle()
-
-    def _until_idle(self) -> None:
-        """Wait until no chunk is held; each leaves in bounded time, or its deadline ends the process."""
-        with self._lock:
-            self._lock.wait_for(lambda: not self._held)
 
     def _claim(self, candidate: chunks.Candidate, engine: Engine) -> Work | None:
         with self._sessions() as session:
@@ -224,56 +179,57 @@ class Runner:
                 session.rollback()
                 return None
             session.commit()
-        params = Params(**_tupled(claim.params))
-        work = Work(claim, engine, params, [])
-        with self._lock:
-            self._held[work.lease] = work
+        work = Work(claim, engine, decoding_params(claim.params))
+        self._keeper.hold(work)
         # The next worker hears of what is left, and rings on in its turn.
         self._doorbell.ring(WORK, claim.model)
         try:
             with self._sessions() as session:
                 work.items = chunks.items_of(session, claim.chunk_id)
         except SQLAlchemyError as exc:
-            logger.warning("chunk %s not read: %s", claim.chunk_id, exc, extra=_fields(work, "chunk_unreadable"))
+            logger.warning("chunk %s not read: %s", claim.chunk_id, exc, extra=log_fields(work, "chunk_unreadable"))
             self._hand_back(work)
             return None
-        _encode(work)
+        encode(work)
         return work
 
     def _hand_back(self, work: Work) -> None:
         """Give the chunk up as it is. If even that fails, its lease runs out and the reconciler does it."""
-        self._let_go(work)
+        self._keeper.let_go(work)
         try:
             with self._sessions.begin() as session:
                 record(session, *work.lease, [])
         except (LeaseLost, SQLAlchemyError) as exc:
-            logger.warning("chunk %s not handed back: %s", work.claim.chunk_id, exc, extra=_fields(work, "lease_lost"))
+            logger.warning(
+                "chunk %s not handed back: %s", work.claim.chunk_id, exc, extra=log_fields(work, "lease_lost")
+            )
 
     # --- second stage ------------------------------------------------------------------------
 
     def _generate(self) -> None:
         while (work := self._to_device.get()) is not None:
-            began = time.monotonic()
+            work.begin()
             try:
                 work.outputs = isolation.generate(
                     work.engine,
                     work.encoded,
                     work.params,
                     work.stop.is_set,
-                    partial(_advance, work),
+                    work.advance,
                     slices([len(prompt) for prompt in work.encoded], self._pace.get(work.claim.model)),
-                    partial(self._is_enough, began),
+                    partial(self._is_enough, work),
                 )
             except EngineBroken as exc:
-                logger.critical("the engine is broken: %s", exc, extra=_fields(work, "engine_broken"))
+                logger.critical("the engine is broken: %s", exc, extra=log_fields(work, "engine_broken"))
                 self._end_process(EXIT_BROKEN)
-            work.seconds = time.monotonic() - began
+            work.end()
             self._note_pace(work)
             self._to_record.put(work)
         self._to_record.put(None)
 
-    def _is_enough(self, began: float) -> bool:
-        return self._stopping.is_set() or time.monotonic() - began > CHUNK_PATIENCE_SECONDS
+    def _is_enough(self, work: Work) -> bool:
+        assert work.begun_at is not None
+        return self._stopping.is_set() or time.monotonic() - work.begun_at > CHUNK_PATIENCE_SECONDS
 
     def _note_pace(self, work: Work) -> None:
         """Seconds per input token of the latest chunk. Only this thread touches it."""
@@ -285,12 +241,14 @@ class Runner:
     def _write(self) -> None:
         while (work := self._to_record.get()) is not None:
             try:
-                results = _results(work)
+                results = results_of(work)
             except Exception:
-                logger.exception("chunk %s cannot be decoded", work.claim.chunk_id, extra=_fields(work, "undecodable"))
-                results = _all_failed(work)
+                logger.exception(
+                    "chunk %s cannot be decoded", work.claim.chunk_id, extra=log_fields(work, "undecodable")
+                )
+                results = all_failed(work)
             recorded = self._record(work, results)
-            self._let_go(work)
+            self._keeper.let_go(work)
             self._shelf.put_back(work.claim.model)
             if recorded is None:
                 continue
@@ -306,6 +264,7 @@ class Runner:
         A stopping process tries no longer than its lease can last.
         """
         give_up_at = time.monotonic() + chunks.LEASE_SECONDS
+        is_refused = False
         while not (work.lost or (self._stopping.is_set() and time.monotonic() > give_up_at)):
             try:
                 with self._sessions.begin() as session:
@@ -317,202 +276,19 @@ class Runner:
                     work.claim.chunk_id,
                     len(results),
                     work.seconds,
-                    extra=_fields(work, "chunk_recorded"),
+                    extra=log_fields(work, "chunk_recorded"),
                 )
                 return recorded
             except LeaseLost as exc:
-                logger.warning("%s", exc, extra=_fields(work, "lease_lost"))
+                logger.warning("%s", exc, extra=log_fields(work, "lease_lost"))
                 return None
+            except (DataError, IntegrityError):
+                # The database refuses these rows, and always will.
+                logger.exception("results are refused", extra=log_fields(work, "results_refused"))
+                if is_refused:
+                    return None
+                results, is_refused = all_failed(work), True
             except SQLAlchemyError as exc:
-                logger.warning("cannot record, trying again: %s", exc, extra=_fields(work, "record_failed"))
-                self._drained.wait(RETRY_SECONDS)
+                logger.warning("cannot record, trying again: %s", exc, extra=log_fields(work, "record_failed"))
+                self._keeper.pause(RETRY_SECONDS)
         return None
-
-    def _let_go(self, work: Work) -> None:
-        with self._lock:
-            self._held.pop(work.lease, None)
-            self._lock.notify_all()
-
-    # --- leases ------------------------------------------------------------------------------
-
-    def _keep_leases(self) -> None:
-        renew_at = time.monotonic()
-        while not self._drained.wait(WATCH_SECONDS):
-            with self._lock:
-                mine = dict(self._held)
-            if not mine:
-                continue
-            self._watch_deadlines(mine)
-            try:
-                self._watch(mine)
-                if time.monotonic() >= renew_at:
-                    with self._sessions.begin() as session:
-                        leases.renew(session, {lease: work.progress for lease, work in mine.items()})
-                    renew_at = time.monotonic() + HEARTBEAT_SECONDS
-            except (SQLAlchemyError, OSError) as exc:
-                logger.warning("cannot renew leases: %s", exc, extra={"action": "renew_failed"})
-
-    def _watch_deadlines(self, mine: dict[tuple[int, int], Work]) -> None:
-        """By this process's clock, for when the database is away, or took the chunk back before we looked."""
-        for work in mine.values():
-            if time.monotonic() - work.claimed_at > self._deadline:
-                self._end_hanging(work)
-
-    def _end_hanging(self, work: Work) -> None:
-        logger.critical("chunk %s hangs; ending the process", work.claim.chunk_id, extra=_fields(work, "chunk_hangs"))
-        self._end_process(EXIT_BROKEN)
-
-    def _watch(self, mine: dict[tuple[int, int], Work]) -> None:
-        with self._sessions() as session:
-            standing = {(held.chunk_id, held.attempt): held for held in leases.held(session, list(mine))}
-        for lease, work in mine.items():
-            held = standing.get(lease)
-            if held is None:
-                # Recorded a moment ago, or taken away; the fence tells which when it is written.
-                with self._lock:
-                    work.lost = lease in self._held
-                work.stop.set()
-            elif held.job_status is not JobStatus.IN_PROGRESS:
-                work.stop.set()
-            elif held.past_deadline:
-                self._end_hanging(work)
-
-
-def _advance(work: Work) -> None:
-    work.progress += 1
-
-
-def _tupled(params: dict[str, Any]) -> dict[str, Any]:
-    return params | {"stop": tuple(params.get("stop") or ())}
-
-
-def _prompt(body: dict[str, Any]) -> Prompt:
-    if "messages" in body:
-        return Prompt(messages=tuple(Message(turn["role"], turn["content"]) for turn in body["messages"]))
-    return Prompt(body["text"])
-
-
-def _encode(work: Work) -> None:
-    """Fill in what is to be computed: not twins, not items that are refused."""
-    places = [place for place, item in enumerate(work.items) if item.same_as is None]
-    for place, encoded in zip(places, _encoded(work, places), strict=True):
-        if isinstance(encoded, Fault):
-            work.refused[place] = encoded
-        elif encoded.dropped and work.claim.long_input == "error":
-            work.refused[place] = _too_long(encoded)
-        else:
-            work.places.append(place)
-            work.encoded.append(encoded)
-
-
-def _encoded(work: Work, places: list[int]) -> Sequence[Encoded | Fault]:
-    """All prompts at once; should that fail, one by one, so that a bad one fails alone."""
-    prompts = [_prompt(work.items[place].input) for place in places]
-    try:
-        return work.engine.encode(prompts, work.params)
-    except Exception as exc:
-        logger.warning("encoding one by one: %s", type(exc).__name__, extra=_fields(work, "encode_failed"))
-    return [_encoded_alone(work, prompt) for prompt in prompts]
-
-
-def _encoded_alone(work: Work, prompt: Prompt) -> Encoded | Fault:
-    try:
-        [encoded] = work.engine.encode([prompt], work.params)
-    except ValueError as exc:
-        # What engines raise on purpose for an input they cannot take; its message is for the user.
-        return Fault("invalid_input", str(exc))
-    except Exception as exc:
-        logger.warning("an input cannot be encoded", exc_info=exc, extra=_fields(work, "encode_failed"))
-        return Fault("engine_error", f"the input could not be encoded: {type(exc).__name__}")
-    return encoded
-
-
-def _too_long(encoded: Encoded) -> Fault:
-    length = len(encoded) + encoded.dropped
-    return Fault(
-        "input_too_long",
-        f"the input has {length} tokens, the model takes {len(encoded)}; shorten it or submit with"
-        ' long_input: "truncate"',
-    )
-
-
-def _results(work: Work) -> list[NewResult]:
-    """Decode what was generated and give twins the outcome of their original."""
-    order = sorted(work.outputs.generations)
-    generations = [work.outputs.generations[at] for at in order]
-    texts = _texts(work, generations)
-    by_idx: dict[int, NewResult] = {}
-    for at, generation, text in zip(order, generations, texts, strict=True):
-        idx = work.items[work.places[at]].idx
-        if isinstance(text, Fault):
-            by_idx[idx] = _failed(idx, text)
-            continue
-        by_idx[idx] = NewResult(
-            idx,
-            Outcome.SUCCEEDED,
-            _output(text, generation, work.encoded[at]),
-            input_tokens=len(work.encoded[at]),
-            output_tokens=len(generation.tokens),
-        )
-    faults = {work.places[at]: fault for at, fault in work.outputs.faults.items()} | work.refused
-    for place, fault in faults.items():
-        idx = work.items[place].idx
-        by_idx[idx] = _failed(idx, fault)
-    return [*by_idx.values(), *_twins(work, by_idx)]
-
-
-def _texts(work: Work, generations: list[Generation]) -> Sequence[str | Fault]:
-    """All outputs at once; should that fail, one by one, so that a bad one fails alone."""
-    try:
-        return work.engine.decode(generations, work.params)
-    except Exception as exc:
-        logger.warning("decoding one by one: %s", type(exc).__name__, extra=_fields(work, "decode_failed"))
-    return [_text_alone(work, generation) for generation in generations]
-
-
-def _text_alone(work: Work, generation: Generation) -> str | Fault:
-    try:
-        [text] = work.engine.decode([generation], work.params)
-    except Exception as exc:
-        logger.warning("an output cannot be decoded", exc_info=exc, extra=_fields(work, "decode_failed"))
-        return Fault("engine_error", f"the output could not be decoded: {type(exc).__name__}")
-    return text
-
-
-def _twins(work: Work, by_idx: dict[int, NewResult]) -> list[NewResult]:
-    # Twins cost nothing: their usage is zero, so that usage sums to what was computed.
-    return [
-        NewResult(item.idx, first.outcome, first.output, first.error_code, first.error_message)
-        for item in work.items
-        if item.same_as is not None and (first := by_idx.get(item.same_as)) is not None
-    ]
-
-
-def _output(text: str, generation: Generation, encoded: Encoded) -> dict[str, Any]:
-    output: dict[str, Any] = {"text": text, "finish_reason": generation.finish_reason}
-    if generation.score is not None:
-        output["score"] = round(generation.score, 4)
-    if encoded.dropped:
-        output["truncated_tokens"] = encoded.dropped
-    return output
-
-
-def _failed(idx: int, fault: Fault) -> NewResult:
-    return NewResult(idx, Outcome.FAILED, error_code=fault.code, error_message=fault.message)
-
-
-def _all_failed(work: Work) -> list[NewResult]:
-    message = "the output could not be decoded"
-    return [
-        NewResult(item.idx, Outcome.FAILED, error_code="engine_error", error_message=message) for item in work.items
-    ]
-
-
-def _fields(work: Work, action: str) -> dict[str, Any]:
-    return {
-        "action": action,
-        "job_id": work.claim.job_id,
-        "chunk_id": work.claim.chunk_id,
-        "attempt": work.claim.attempt,
-        "model": work.claim.model,
-    }

@@ -213,7 +213,7 @@ def test_a_heartbeat_never_extends_a_lease_past_its_hard_deadline(ledger: Ledger
     assert claim
 
     with ledger.sessions.begin() as session:
-        leases.renew(session, {(claim.chunk_id, claim.attempt): 1})
+        leases.renew(session, [leases.Beat(claim.chunk_id, claim.attempt, progress=1, is_begun=True)], 3)
 
     [row] = ledger.rows("SELECT lease_expires_at <= hard_deadline AS bounded, progress FROM chunks")
     assert row.bounded and row.progress == 1
@@ -226,7 +226,19 @@ def test_a_lease_that_was_taken_away_is_not_among_the_held(ledger: Ledger) -> No
 
     with ledger.sessions() as session:
         mine, stale = (claim.chunk_id, claim.attempt), (claim.chunk_id, claim.attempt - 1)
-        assert [held.attempt for held in leases.held(session, [mine, stale])] == [claim.attempt]
+        assert leases.held(session, [mine, stale]) == {mine: JobStatus.IN_PROGRESS}
+
+
+def test_the_hard_deadline_waits_for_the_device(ledger: Ledger) -> None:
+    job_id = ledger.started(1)
+    claim = ledger.claim(job_id, budget=3)
+    assert claim
+
+    with ledger.sessions.begin() as session:
+        leases.renew(session, [leases.Beat(claim.chunk_id, claim.attempt, progress=0, is_begun=False)], 900)
+
+    [row] = ledger.rows("SELECT extract(epoch FROM hard_deadline - now()) AS left FROM chunks")
+    assert 800 < row.left <= 900
 
 
 def crash(ledger: Ledger, job_id: str) -> leases.Reclaimed:
