@@ -21,7 +21,7 @@ install: $(READY) ## Make the environment (.venv) with everything, development t
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Bushel needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
-	@echo "Setting up $(VENV): about 600 MB are downloaded the first time (see README, 'What is downloaded')."
+	@echo "Setting up $(VENV): about 360 MB are downloaded the first time (see README, 'What is downloaded')."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

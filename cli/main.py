@@ -49,12 +49,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        try:
-            command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as exc:
-            raise click.ClickException(
-                f"`bushel {cmd_name}` needs {exc.name}, which is not installed: pip install 'bushel[local]'"
-            ) from exc
+        command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -99,6 +94,10 @@ def run(arguments: list[str] | None = None) -> int:
     except CLIError as exc:
         click.echo(f"Error: {exc}", err=True)
         return exc.exit_code
+    except ModuleNotFoundError as exc:
+        # The command line alone is installed, and this command does more than talk HTTP.
+        click.echo(f"Error: this needs {exc.name}, which is not installed: pip install 'bushel[local]'", err=True)
+        return exits.Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return exits.Exit.INTERRUPTED

@@ -80,7 +80,7 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
                 sys.stdout.flush()
                 if save_key:
                     _keep(data, where.url, key)
-                screen.note(f"shown once; {_kept_where(data, save_key)}; the database has only its hash")
+                screen.note(f"the API key is shown once; {_kept_where(data, save_key)}; the database has only its hash")
 
         server_parts = (parts.api(where), parts.io_worker(where), *parts.model_workers(where, workers, names))
         plan = (
