@@ -1,10 +1,8 @@
 """From a job's file to items and chunks: streamed, checked to the last line, in bounded memory."""
 
 import logging
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,26 +10,22 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 
 from db import intake, rates, steps
-from db.chunks import NewChunk, add_chunks, open_models
+from db.chunks import add_chunks, open_models
 from db.doorbell import FINALIZE, INGEST, WORK, Doorbell
 from db.errors import LeaseLost
 from db.inputs import Problem
-from db.recording import NewResult
 from db.session import Sessions
-from db.states import JobStatus, Outcome
+from db.states import JobStatus
 from db.steps import StepLease
 from db.store import FileStore
-from models.params import check as check_params
 from models.registry import Registry, UnknownModel
 from models.spec import ModelSpec
+from workers.arrangement import arrange
+from workers.drafts import Drafter, Effective
 from workers.formats import Format, Line, Unreadable, read
 from workers.planning import (
-    ITEM_OVERHEAD_TOKENS,
-    MAX_CHUNK_ITEMS,
     UNMEASURED_CHUNK_TOKENS,
     chunk_budget,
-    estimate_tokens,
-    plan,
 )
 
 logger = logging.getLogger(__name__)
@@ -68,24 +62,13 @@ class _Source:
 
 
 @dataclass(slots=True)
-class _Draft:
-    """A line on its way to become an item; `params` is None when it is settled already."""
-
-    line: Line
-    custom_id: str
-    tokens: int
-    params: str | None
-    settled: NewResult | None
-
-
-@dataclass(slots=True)
 class _Problems:
     """All problems counted, the first ones kept."""
 
     total: int = 0
     listed: list[Problem] = field(default_factory=list)
 
-    def add(self, problems: tuple[Problem, ...]) -> None:
+    def add(self, problems: Sequence[Problem]) -> None:
         self.total += len(problems)
         self.listed += problems[: MAX_LISTED_PROBLEMS - len(self.listed)]
 
@@ -139,14 +122,16 @@ class Ingest:
             if lease.attempt < MAX_ATTEMPTS:
                 raise
             logger.exception("ingest of %s fails again", job_id, extra={"action": "ingest_failed", "job_id": job_id})
-            self._refuse(lease)
+            self._refuse(
+                lease, Problem("internal_error", "the input could not be processed", "the service's log says why")
+            )
             return True
         for model in models:
             self._doorbell.ring(WORK, model)
         return True
 
-    def _refuse(self, lease: StepLease) -> None:
-        problem = Problem("internal_error", "the input could not be processed", "the service's log says why")
+    def _refuse(self, lease: StepLease, problem: Problem) -> None:
+        """Fail the job for a reason that is not in its lines."""
         self._clear(lease)
         with self._sessions.begin() as session:
             errors = {"total": 1, "data": [problem.as_json()]}
@@ -159,7 +144,12 @@ class Ingest:
     def _ingest(self, lease: StepLease) -> list[str]:
         source = self._source(lease.job_id)
         self._clear(lease)
-        run = _Run(self._sessions, lease, source, _Effective(self._registry, source))
+        try:
+            spec = self._registry.get(source.model)
+        except UnknownModel as exc:
+            self._refuse(lease, Problem("model_not_found", str(exc), "add it to the registry or use another one"))
+            return []
+        run = _Run(self._sessions, lease, source, spec)
         columns: list[str] | None = None
         try:
             with self._store.open(source.store_key) as file:
@@ -270,57 +260,22 @@ def _chars(line: Line) -> int:
     return chars + len(body.get("text", ""))
 
 
-class _Effective:
-    """Effective decoding parameters per distinct set of item parameters, checked once each."""
-
-    def __init__(self, registry: Registry, source: _Source) -> None:
-        self._job_params = source.params
-        self._known: dict[str, tuple[str, tuple[Problem, ...]]] = {}
-        self.problem: Problem | None = None
-        self._spec: ModelSpec | None = None
-        try:
-            self._spec = registry.get(source.model)
-        except UnknownModel as exc:
-            self.problem = Problem("model_not_found", str(exc), "add it to the registry or use another one")
-
-    def of(self, params: dict[str, Any]) -> tuple[str, tuple[Problem, ...]]:
-        """Canonical JSON of the parameters that will be used, or why they cannot be."""
-        key = msgspec.json.encode(params, order="deterministic").decode() if params else "{}"
-        if key not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[key] = self._check(params)
-        return self._known[key]
-
-    def _check(self, params: dict[str, Any]) -> tuple[str, tuple[Problem, ...]]:
-        if self._spec is None:
-            return "{}", ()
-        clean, found = check_params(self._job_params | params, self._spec)
-        problems = tuple(
-            Problem("invalid_params", problem.message, problem.hint, param=problem.param) for problem in found
-        )
-        if problems:
-            return "", problems
-        return msgspec.json.encode(clean, order="deterministic").decode(), ()
-
-
 class _Run:
     """One pass over the input: numbers, checks and writes its lines window by window."""
 
-    def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, effective: _Effective) -> None:
-        self._sessions, self._lease, self._source, self._effective = sessions, lease, source, effective
+    def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, spec: ModelSpec) -> None:
+        self._sessions, self._lease, self._source = sessions, lease, source
+        self._drafter = Drafter(Effective(source.params, spec), source.id_prefix)
         self.count = self.queued = self._tokens = 0
         self.problems = _Problems()
         self.is_unreadable = self._has_ids = False
         with sessions() as session:
             self._rate = rates.measured(session, source.model)
-        if effective.problem:
-            self.end(effective.problem)
 
     def end(self, problem: Problem) -> None:
         """Note a problem after which the job cannot run, whatever `on_error` says."""
         self.is_unreadable = True
-        self.problems.add((problem,))
+        self.problems.add([problem])
 
     def estimate(self) -> dict[str, Any]:
         """What the job would cost. Seconds are of one worker at the measured rate; None when nothing was measured."""
@@ -331,150 +286,26 @@ class _Run:
         return {"items": self.count, "input_tokens": self._tokens, "seconds": seconds}
 
     def write(self, window: list[Line]) -> None:
+        job_id = self._source.job_id
         with self._sessions.begin() as session:
             steps.hold(session, self._lease, JobStatus.VALIDATING)
             # Without any id of the user's there are only our own, which cannot clash.
             self._has_ids = self._has_ids or any(line.custom_id is not None for line in window)
-            ids = [self._id(line) for line in window] if self._has_ids else []
-            known = intake.known_ids(session, self._source.job_id, ids) if ids and self.count else {}
-            drafts = self._drafts(window, known)
-            chunks, items = self._arranged(drafts)
-            chunk_ids = add_chunks(session, self._source.job_id, chunks) if chunks else []
-            intake.add_items(session, self._source.job_id, items, chunk_ids)
+            ids = [self._drafter.id_of(line) for line in window] if self._has_ids and self.count else []
+            known = intake.known_ids(session, job_id, ids) if ids else {}
+            drafts, problems = self._drafter.drafts(window, self.count, known)
+            chunks, items = arrange(drafts, self._source.model, self._budget())
+            chunk_ids = add_chunks(session, job_id, chunks) if chunks else []
+            intake.add_items(session, job_id, items, chunk_ids)
             settled = [draft.settled for draft in drafts if draft.settled]
             queued, tokens = sum(chunk.items for chunk in chunks), sum(chunk.tokens for chunk in chunks)
-            intake.count_in(session, self._source.job_id, queued, tokens, settled)
+            intake.count_in(session, job_id, queued, tokens, settled)
+        self.problems.add(problems)
         self.count += len(drafts)
         self.queued += queued
         self._tokens += tokens
-
-    def _drafts(self, window: list[Line], known: dict[str, int]) -> list[_Draft]:
-        """Lines with their ids, parameters and - for refused and blank ones - their results."""
-        taken = dict(known)
-        drafts: list[_Draft] = []
-        for line in window:
-            idx = self.count + len(drafts)
-            problems = line.problems
-            custom_id = self._id(line)
-            if custom_id in taken:
-                problems += (self._duplicate(line, custom_id, taken[custom_id]),)
-                custom_id = self._unused(line, taken)
-            params = ""
-            if line.input and not problems:
-                params, wrong = self._effective.of(line.input.params)
-                if wrong:
-                    problems = tuple(_at(problem, line.number) for problem in wrong)
-            taken[custom_id] = line.number
-            self.problems.add(problems)
-            drafts.append(self._draft(idx, line, custom_id, params, problems))
-        return drafts
-
-    def _draft(self, idx: int, line: Line, custom_id: str, params: str, problems: tuple[Problem, ...]) -> _Draft:
-        if problems:
-            message = "; ".join(f"{problem.message} ({problem.hint})" for problem in problems)
-            where = f"line {line.number}: {message}"
-            refusal = NewResult(idx, Outcome.FAILED, error_code=problems[0].code, error_message=where)
-            return _Draft(line, custom_id, 0, None, refusal)
-        if line.blank:
-            return _Draft(
-                line, custom_id, 0, None, NewResult(idx, Outcome.SUCCEEDED, {"text": "", "finish_reason": "stop"})
-            )
-        assert line.input is not None
-        return _Draft(line, custom_id, _tokens(line.input.body), params, None)
-
-    def _id(self, line: Line) -> str:
-        return line.custom_id or f"{self._source.id_prefix}{line.number}"
-
-    def _duplicate(self, line: Line, custom_id: str, first: int) -> Problem:
-        return Problem(
-            "duplicate_custom_id",
-            f"custom_id {custom_id!r} was used in line {first} already",
-            "give every input its own",
-            line=line.number,
-            param="custom_id",
-        )
-
-    def _unused(self, line: Line, taken: dict[str, int]) -> str:
-        """An id for a refused duplicate, so that its outcome can still be told apart."""
-        wanted = f"{self._source.id_prefix}{line.number}#duplicate"
-        # Random, and tried: an id of the user's, in this window or another, may look like ours.
-        while (unused := f"{wanted}-{secrets.token_hex(4)}") in taken:
-            pass
-        return unused
-
-    def _arranged(self, drafts: list[_Draft]) -> tuple[list[NewChunk], Iterator[intake.NewItem]]:
-        """Group runnable drafts by parameters, let equal ones share one computation, sort the rest into chunks."""
-        groups: dict[str, list[int]] = {}
-        first_of: dict[tuple[str, str | bytes], int] = {}
-        twin_of: dict[int, int] = {}
-        for place, draft in enumerate(drafts):
-            if draft.params is None:
-                continue
-            if (twin := self._first_equal(place, draft, first_of)) is not None:
-                twin_of[place] = twin
-            else:
-                groups.setdefault(draft.params, []).append(place)
-        copies: dict[int, int] = {}
-        for first in twin_of.values():
-            copies[first] = copies.get(first, 0) + 1
-        chunks: list[NewChunk] = []
-        chunk_of: dict[int, int] = {}
-        for params, places in groups.items():
-            lengths = [drafts[place].tokens for place in places]
-            for members in plan(lengths, MAX_CHUNK_ITEMS, self._budget()):
-                mine = [places[member] for member in members]
-                chunk_of |= dict.fromkeys(mine, len(chunks))
-                items = len(mine) + sum(copies.get(place, 0) for place in mine)
-                tokens = sum(drafts[place].tokens for place in mine)
-                chunks.append(NewChunk(self._source.model, msgspec.json.decode(params), items, tokens))
-        chunk_of |= {place: chunk_of[first] for place, first in twin_of.items()}
-        items_out = (
-            intake.NewItem(
-                idx=self.count + place,
-                custom_id=draft.custom_id,
-                line=draft.line.number,
-                input=draft.line.input.body if draft.line.input else {"raw": draft.line.raw},
-                extra=draft.line.extra,
-                input_tokens=draft.tokens,
-                chunk=chunk_of.get(place),
-                same_as=self.count + twin_of[place] if place in twin_of else None,
-            )
-            for place, draft in enumerate(drafts)
-        )
-        return chunks, items_out
-
-    def _first_equal(self, place: int, draft: _Draft, first_of: dict[tuple[str, str | bytes], int]) -> int | None:
-        """The earlier draft whose output this one can share; sampled outputs are never shared."""
-        assert draft.params is not None and draft.line.input is not None
-        if _is_sampled(draft.params):
-            return None
-        first = first_of.setdefault((draft.params, _content(draft.line.input.body)), place)
-        return None if first == place else first
 
     def _budget(self) -> int:
         if self._rate is None:
             return UNMEASURED_CHUNK_TOKENS
         return chunk_budget(self._rate.tokens_per_second, self._rate.output_per_input)
-
-
-def _at(problem: Problem, line: int) -> Problem:
-    return Problem(problem.code, problem.message, problem.hint, line, problem.column, problem.param)
-
-
-@lru_cache(maxsize=1_024)
-def _is_sampled(params: str) -> bool:
-    return bool(msgspec.json.decode(params).get("temperature"))
-
-
-def _content(body: dict[str, Any]) -> str | bytes:
-    """What makes two inputs equal: the text itself, or the messages as bytes, which no text is equal to."""
-    if "messages" in body:
-        return msgspec.json.encode(body, order="deterministic")
-    text: str = body["text"]
-    return text
-
-
-def _tokens(body: dict[str, Any]) -> int:
-    if "messages" in body:
-        return sum(estimate_tokens(turn["content"]) + ITEM_OVERHEAD_TOKENS for turn in body["messages"])
-    return estimate_tokens(body["text"])
