@@ -18,8 +18,10 @@ from db.store import FolderStore
 from models.registry import Registry
 from models.spec import EngineKind, ModelSpec, Task
 from workers.finalize import Finalize
+from workers.formats import Bounds
 from workers.ingest import Ingest
 
+BOUNDS = Bounds(bytes=10**9, lines=10**6)
 ECHO = ModelSpec("echo", Task.TRANSLATION, Path("/nowhere"), EngineKind.ECHO, default=True)
 
 
@@ -61,7 +63,7 @@ class Ledger:
         return job_id
 
     def ingest(self, job_id: str, owner: str = "ingester") -> bool:
-        return Ingest(self.sessions, self.store, self.registry, self.bell, 10**9, owner).run(job_id)
+        return Ingest(self.sessions, self.store, self.registry, self.bell, BOUNDS, owner).run(job_id)
 
     def finalize(self, job_id: str) -> bool:
         return Finalize(self.sessions, self.store, "finalizer").run(job_id)

@@ -22,6 +22,7 @@ class WorkerSettings(Settings):
     max_inflated_bytes: int = Field(
         20 * 2**30, ge=1, description="largest size of an input file after unpacking, in bytes"
     )
+    max_lines: int = Field(20_000_000, ge=1, description="most lines an input file may have, blank ones included")
     poll_seconds: float = Field(
         2.0, gt=0, description="how often an idle worker looks into the ledger by itself, in case a ring was lost"
     )

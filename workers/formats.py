@@ -44,7 +44,8 @@ class Format:
 class Line:
     """One input of the file: either `input`, or the `problems` that refuse it (then `raw` shows what stood there).
 
-    `blank` lines of a TXT file are kept in their place: they are answered by an empty line.
+    `blank` lines of a TXT file are kept in their place: they are answered by an empty line. Blank
+    lines of the other formats come as lines with nothing in them, for the reader to see time pass.
     """
 
     number: int
@@ -55,6 +56,10 @@ class Line:
     custom_id: str | None = None
     blank: bool = False
 
+    @property
+    def is_nothing(self) -> bool:
+        return self.input is None and not self.problems
+
 
 class Unreadable(Exception):
     """The rest of the file cannot be read; carries the one problem that says why."""
@@ -62,6 +67,14 @@ class Unreadable(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
         self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may be read: bytes after unpacking, and lines."""
+
+    bytes: int
+    lines: int
 
 
 @dataclass
@@ -72,9 +85,9 @@ class Source:
     columns: list[str] | None = None
 
 
-def read(file: BinaryIO, format: Format, task: str, max_bytes: int) -> Source:
-    """Start reading; `max_bytes` bounds what a compressed file may grow to. The lines may raise Unreadable."""
-    stream = _Guard(_inflated(file), max_bytes)
+def read(file: BinaryIO, format: Format, task: str, bounds: Bounds) -> Source:
+    """Start reading; the bounds are for what a compressed file may grow to. The lines may raise Unreadable."""
+    stream = _Guard(_inflated(file), bounds)
     source = Source(iter(()))
     readers = {"jsonl": _jsonl, "csv": _csv, "txt": _txt}
     source.lines = _translated(readers[format.type](stream, format, task, source), stream)
@@ -91,8 +104,8 @@ def _inflated(file: BinaryIO) -> BinaryIO:
 class _Guard:
     """Reads physical lines of bounded length and counts bytes, so that a gzip bomb stops early."""
 
-    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
-        self._stream, self._max_bytes = stream, max_bytes
+    def __init__(self, stream: BinaryIO, bounds: Bounds) -> None:
+        self._stream, self._bounds = stream, bounds
         self.bytes = 0
         self.number = 0
 
@@ -102,16 +115,19 @@ class _Guard:
             self.bytes += len(line)
             if self.number == 1:
                 line = self._without_bom(line)
-            if self.bytes > self._max_bytes:
-                raise Unreadable(
-                    Problem(
-                        "file_too_large",
-                        f"the file is larger than {self._max_bytes:,} bytes when unpacked",
-                        "split it, or raise BUSHEL_MAX_INFLATED_BYTES",
-                        line=self.number,
-                    )
-                )
+            self._check_bounds()
             yield line
+
+    def _check_bounds(self) -> None:
+        if self.bytes > self._bounds.bytes:
+            message = f"the file is larger than {self._bounds.bytes:,} bytes when unpacked"
+            advice = "split it, or raise BUSHEL_MAX_INFLATED_BYTES"
+            raise Unreadable(Problem("file_too_large", message, advice, line=self.number))
+        if self.number > self._bounds.lines:
+            message = f"the file has more than {self._bounds.lines:,} lines"
+            raise Unreadable(
+                Problem("too_many_lines", message, "split it, or raise BUSHEL_MAX_LINES", line=self.number)
+            )
 
     def skip_rest_of_line(self, begun: bytes) -> None:
         """Drop what is left of a line that is over the limit; nothing is when it ended just behind it."""
@@ -119,7 +135,7 @@ class _Guard:
             return
         while part := self._stream.readline(MAX_LINE_BYTES):
             self.bytes += len(part)
-            if part.endswith(b"\n") or self.bytes > self._max_bytes:
+            if part.endswith(b"\n") or self.bytes > self._bounds.bytes:
                 return
 
     def _without_bom(self, line: bytes) -> bytes:
@@ -203,6 +219,7 @@ def _jsonl(guard: _Guard, format: Format, task: str, source: Source) -> Iterator
             yield _too_long(guard.number, raw)
             continue
         if not raw.strip():
+            yield Line(guard.number)
             continue
         try:
             raw.decode()
@@ -280,6 +297,7 @@ def _csv(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[L
         except csv.Error as exc:
             raise Unreadable(_bad_csv(number, guard.number, exc)) from exc
         if not cells:
+            yield Line(number)
             continue
         if places is None:
             places = _header(cells, format, source, number)

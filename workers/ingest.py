@@ -22,7 +22,7 @@ from models.registry import Registry, UnknownModel
 from models.spec import ModelSpec
 from workers.arrangement import arrange
 from workers.drafts import Drafter, Effective
-from workers.formats import Format, Line, Unreadable, read
+from workers.formats import Bounds, Format, Line, Unreadable, read
 from workers.planning import (
     UNMEASURED_CHUNK_TOKENS,
     chunk_budget,
@@ -87,12 +87,12 @@ class Ingest:
         store: FileStore,
         registry: Registry,
         doorbell: Doorbell,
-        max_bytes: int,
+        bounds: Bounds,
         owner: str,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sessions, self._store, self._registry = sessions, store, registry
-        self._doorbell, self._max_bytes, self._owner, self._should_stop = doorbell, max_bytes, owner, should_stop
+        self._doorbell, self._bounds, self._owner, self._should_stop = doorbell, bounds, owner, should_stop
 
     def run(self, job_id: str) -> bool:
         """Validate and store one job's input; False when the step is not due or somebody else is at it.
@@ -153,7 +153,7 @@ class Ingest:
         columns: list[str] | None = None
         try:
             with self._store.open(source.store_key) as file:
-                reading = read(file, source.format, source.task, self._max_bytes)
+                reading = read(file, source.format, source.task, self._bounds)
                 for window in _windows(reading.lines):
                     run.write(window)
                     # Let go of it before the next one is read, or there are two in memory.
@@ -227,15 +227,18 @@ class Ingest:
 
 
 def _windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Lines in lists of bounded size. Blank ones count, so that writing a window keeps the lease however many come."""
     window: list[Line] = []
-    chars = 0
+    read = chars = 0
     try:
         for line in lines:
-            window.append(line)
-            chars += _chars(line)
-            if len(window) >= WINDOW_ITEMS or chars >= WINDOW_CHARS:
+            read += 1
+            if not line.is_nothing:
+                window.append(line)
+                chars += _chars(line)
+            if read >= WINDOW_ITEMS or chars >= WINDOW_CHARS:
                 yield window
-                window, chars = [], 0
+                window, read, chars = [], 0, 0
     except Unreadable:
         # What was read before the fault still counts: its problems are reported too.
         if window:

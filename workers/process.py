@@ -17,6 +17,7 @@ from models.spec import ModelSpec
 from workers.config import WorkerSettings
 from workers.engines.base import Engine
 from workers.finalize import Finalize
+from workers.formats import Bounds
 from workers.ingest import Ingest
 from workers.loops import Loop
 from workers.reconcile import SECONDS as RECONCILE_SECONDS
@@ -45,9 +46,8 @@ class WorkerProcess:
         store = open_store(settings.file_store)
         registry = load(settings.registry_files)
         self._serves = [spec.name for spec in registry.all() if model_queue(spec.name) in queues]
-        self.ingest = Ingest(
-            self._sessions, store, registry, doorbell, settings.max_inflated_bytes, self.id, self._stopping.is_set
-        )
+        bounds = Bounds(settings.max_inflated_bytes, settings.max_lines)
+        self.ingest = Ingest(self._sessions, store, registry, doorbell, bounds, self.id, self._stopping.is_set)
         self.finalize = Finalize(self._sessions, store, self.id, self._stopping.is_set)
         reconciler = Reconciler(self._sessions, store, doorbell)
         self._loops = [

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.inputs import Input
-from workers.formats import MAX_LINE_BYTES, Format, Line, Unreadable, read
+from workers.formats import MAX_LINE_BYTES, Bounds, Format, Line, Unreadable, read
 
-GENEROUS = 10**9
+GENEROUS = Bounds(bytes=10**9, lines=10**6)
 
 
-def lines(data: bytes, format: Format, task: str = "translation", max_bytes: int = GENEROUS) -> list[Line]:
-    return list(read(io.BytesIO(data), format, task, max_bytes).lines)
+def lines(data: bytes, format: Format, task: str = "translation", bounds: Bounds = GENEROUS) -> list[Line]:
+    return [line for line in read(io.BytesIO(data), format, task, bounds).lines if not line.is_nothing]
 
 
 def problem(data: bytes, format: Format, task: str = "translation") -> tuple[str, int | None, int | None]:
@@ -169,12 +169,20 @@ def test_a_gzip_bomb_stops_early_and_small() -> None:
     tracemalloc.start()
 
     with pytest.raises(Unreadable) as caught:
-        for _ in read(io.BytesIO(bomb), TXT, "translation", max_bytes=1_000_000).lines:
+        for _ in read(io.BytesIO(bomb), TXT, "translation", Bounds(1_000_000, 10**9)).lines:
             pass
 
     assert caught.value.problem.code == "file_too_large"
     assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("format", [TXT, JSONL, CSV], ids=lambda format: format.type)
+def test_a_file_of_newlines_is_bounded_too(format: Format) -> None:
+    with pytest.raises(Unreadable) as caught:
+        lines(gzip.compress(b"\n" * 1_000_000), format, bounds=Bounds(10**9, 1_000))
+
+    assert (caught.value.problem.code, caught.value.problem.line) == ("too_many_lines", 1_001)
 
 
 @given(st.binary(max_size=300), st.sampled_from([JSONL, TXT, CSV, Format("csv", "1", None, "\t", False)]))
