@@ -21,7 +21,7 @@ from workers.finalize import Finalize
 from workers.formats import Bounds
 from workers.ingest import Ingest
 
-BOUNDS = Bounds(bytes=10**9, lines=10**6)
+BOUNDS = Bounds(bytes=10**9, lines=10**8)
 ECHO = ModelSpec("echo", Task.TRANSLATION, Path("/nowhere"), EngineKind.ECHO, default=True)
 
 
