@@ -10,7 +10,6 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from api import auth, docs, document, errors, files, health, jobs, models, results, tracing
-from api.catalog import Catalog
 from api.config import APISettings
 from api.requests import BushelRequest
 from api.services import EXTENSION, Services
@@ -19,6 +18,7 @@ from db.doorbell import CeleryDoorbell, Doorbell, broker
 from db.ringing import BackgroundDoorbell
 from db.session import connect, sessions
 from db.store import open_store
+from models.catalog import Catalog
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # A publish is tried in a thread of its own; these keep that thread from hanging in a dead socket.

@@ -67,11 +67,20 @@ class JobErrors(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a dry run found: `seconds` of one worker, if the model was ever measured."""
+    """What a dry run found. Tokens are estimated from the length of the texts; `seconds` are of one worker, if the
+    model was ever measured; `invalid_items` are those that `on_error: skip` would fail."""
 
     items: int
+    invalid_items: int
     input_tokens: int
     seconds: float | None
+
+
+class Notices(BaseModel):
+    """How many succeeded items were cut: their input (`long_input: truncate`), or their output at the token limit."""
+
+    truncated_inputs: int
+    cut_outputs: int
 
 
 class Usage(BaseModel):
@@ -119,6 +128,7 @@ class JobObject(BaseModel):
                 "waiting_for": None,
                 "errors": None,
                 "estimate": None,
+                "notices": {"truncated_inputs": 0, "cut_outputs": 2},
                 "usage": {"input_tokens": 4400, "output_tokens": 4360, "total_tokens": 8760},
                 "output_file_id": None,
                 "error_file_id": None,
@@ -158,6 +168,7 @@ class JobObject(BaseModel):
     waiting_for: WaitingFor | None
     errors: JobErrors | None
     estimate: Estimate | None
+    notices: Notices
     usage: Usage
     output_file_id: str | None
     error_file_id: str | None
@@ -197,6 +208,7 @@ class JobObject(BaseModel):
             waiting_for=WaitingFor.model_validate(seen.waiting_for, from_attributes=True) if seen.waiting_for else None,
             errors=JobErrors.model_validate(job.errors) if job.errors else None,
             estimate=Estimate.model_validate(job.estimate) if job.estimate else None,
+            notices=Notices.model_validate(job, from_attributes=True),
             usage=Usage(
                 input_tokens=job.input_tokens,
                 output_tokens=job.output_tokens,

@@ -5,11 +5,11 @@ from typing import cast
 
 from flask import current_app, g
 
-from api.catalog import Catalog
 from api.config import APISettings
 from db.doorbell import Doorbell
 from db.session import Sessions
 from db.store import FileStore
+from models.catalog import Catalog
 
 EXTENSION = "bushel"
 

@@ -174,7 +174,7 @@ def _body(value: Mapping[Any, Any], task: str, problems: list[Problem]) -> dict[
 
 def check_length(text: str) -> list[Problem]:
     if not text.strip():
-        return [Problem("empty_text", "the text is empty", "leave the line out, or use on_error: skip", param="text")]
+        return [Problem("empty_text", "the text is empty", "give it a text, or leave the input out", param="text")]
     if len(text) > MAX_TEXT:
         return [
             Problem(

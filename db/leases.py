@@ -64,6 +64,30 @@ def held(session: Session, leases: Sequence[tuple[int, int]]) -> dict[tuple[int,
     return {(row.id, row.attempt): JobStatus(row.status) for row in rows}
 
 
+def inherit(session: Session, slot: str, heir: str) -> None:
+    """Let the leases of earlier owners under the slot (owners' names begin with it) run out now: they are dead.
+
+    If one is not, after all, its fence is gone with the lease: it can waste work, but not write.
+    """
+    values = {"slot": slot, "heir": heir}
+    session.execute(
+        text("""
+            UPDATE chunks SET lease_expires_at = now() - interval '1 s'
+            WHERE state = 'leased' AND starts_with(lease_owner, :slot) AND lease_owner <> :heir
+        """),
+        values,
+    )
+    session.execute(
+        text("""
+            UPDATE jobs SET step_expires_at = now() - interval '1 s'
+            WHERE starts_with(step_owner, :slot) AND step_owner <> :heir
+                AND status IN ('validating', 'finalizing', 'cancelling')
+        """),
+        values,
+    )
+    session.execute(text("DELETE FROM workers WHERE starts_with(id, :slot) AND id <> :heir"), values)
+
+
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
     """An expired lease and what became of its chunk."""

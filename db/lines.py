@@ -45,6 +45,17 @@ class ResultRow:
         return str((self.output or {}).get("text", ""))
 
     @property
+    def notice(self) -> str:
+        """What was cut of a succeeded item, for formats that show nothing but its text; else empty."""
+        output = self.output or {}
+        said = []
+        if dropped := output.get("truncated_tokens"):
+            said.append(f"input_truncated: the last {dropped:,} tokens of the input were left out")
+        if output.get("finish_reason") == "length":
+            said.append("output_cut: the output reached the token limit")
+        return "; ".join(said)
+
+    @property
     def error(self) -> dict[str, str | None] | None:
         if self.error_code is not None:
             return {"code": self.error_code, "message": self.error_message}
@@ -145,7 +156,7 @@ class CSVLines:
 
     def line(self, row: ResultRow) -> bytes:
         error = row.error
-        shown = f"{error['code']}: {error['message']}" if error else ""
+        shown = f"{error['code']}: {error['message']}" if error else row.notice
         return self._row([*self._input_cells(row), self._guarded(row.text), row.status, self._guarded(shown)])
 
     def _input_cells(self, row: ResultRow) -> list[str]:

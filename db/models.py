@@ -129,6 +129,9 @@ class Job(Base):
     queued_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    # Succeeded items whose input, or whose output, was cut at a limit.
+    truncated_inputs: Mapped[int] = mapped_column(server_default="0")
+    cut_outputs: Mapped[int] = mapped_column(server_default="0")
 
     # Problems of the input: {"total": n, "data": [first ones]}.
     errors: Mapped[JSON | None]

@@ -186,7 +186,11 @@ def _waiting_to_run(job: Job, around: Surroundings) -> Waiting | None:
     if not model.workers and model.why_unavailable is not None:
         return Waiting("model_unavailable", f"model {job.model} cannot be loaded: {model.why_unavailable}")
     if not model.workers:
-        return Waiting("no_worker", f"none of the {around.live_workers} running workers serves model {job.model}")
+        return Waiting(
+            "no_worker",
+            f"none of the {around.live_workers} running workers serves model {job.model};"
+            " workers serve the models that were registered when they started",
+        )
     ahead = around.ahead.get(job.id, Ahead())
     if ahead.jobs:
         jobs = "1 job is" if ahead.jobs == 1 else f"{ahead.jobs:,} jobs are"

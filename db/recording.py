@@ -55,7 +55,8 @@ _COUNT = text("""
     UPDATE jobs SET running = running - :items, succeeded = succeeded + :succeeded, failed = failed + :failed,
         cancelled = cancelled + :cancelled, expired = expired + :expired, queued = queued + :queued,
         queued_tokens = queued_tokens + :tokens, input_tokens = input_tokens + :input_tokens,
-        output_tokens = output_tokens + :output_tokens, progressed_at = now()
+        output_tokens = output_tokens + :output_tokens, truncated_inputs = truncated_inputs + :truncated_inputs,
+        cut_outputs = cut_outputs + :cut_outputs, progressed_at = now()
     WHERE id = :job
     RETURNING status, queued, running
 """)
@@ -91,6 +92,7 @@ def record(
     else:
         session.execute(_CLOSE_CHUNK, mine)
     insert_results(session, chunk.job_id, results, job.settled, chunk_id, attempt)
+    outputs = [result.output for result in results if result.output is not None]
     after = session.execute(
         _COUNT,
         {
@@ -101,6 +103,8 @@ def record(
             "failed": sum(result.outcome is Outcome.FAILED for result in results),
             "input_tokens": sum(result.input_tokens for result in results),
             "output_tokens": sum(result.output_tokens for result in results),
+            "truncated_inputs": sum("truncated_tokens" in output for output in outputs),
+            "cut_outputs": sum(output.get("finish_reason") == "length" for output in outputs),
             **moved,
         },
     ).one()

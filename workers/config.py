@@ -23,6 +23,11 @@ class WorkerSettings(Settings):
         20 * 2**30, ge=1, description="largest size of an input file after unpacking, in bytes"
     )
     max_lines: int = Field(20_000_000, ge=1, description="most lines an input file may have, blank ones included")
+    worker_slot: str | None = Field(
+        None,
+        description="a name that one process at a time has on this host, given by whoever restarts it: leases of a"
+        " predecessor under it are taken back at once instead of when they run out",
+    )
     poll_seconds: float = Field(
         2.0, gt=0, description="how often an idle worker looks into the ledger by itself, in case a ring was lost"
     )

@@ -97,7 +97,7 @@ class Drafter:
 
 def _draft(idx: int, line: Line, custom_id: str, params: str, problems: Sequence[Problem]) -> Draft:
     if problems:
-        message = "; ".join(f"{problem.message} ({problem.hint})" for problem in problems)
+        message = "; ".join(_sentence(problem) for problem in problems)
         where = f"line {line.number}: {message}"
         refusal = NewResult(idx, Outcome.FAILED, error_code=problems[0].code, error_message=where)
         return Draft(idx, line, custom_id, 0, None, refusal)
@@ -106,6 +106,10 @@ def _draft(idx: int, line: Line, custom_id: str, params: str, problems: Sequence
         return Draft(idx, line, custom_id, 0, None, blank)
     assert line.input is not None
     return Draft(idx, line, custom_id, _tokens(line.input.body), params)
+
+
+def _sentence(problem: Problem) -> str:
+    return f"{problem.message} ({problem.hint})" if problem.hint else problem.message
 
 
 def _duplicate(line: Line, custom_id: str, first: int) -> Problem:

@@ -20,6 +20,17 @@ MAX_LINE_BYTES = 16 * 2**20
 # The header is kept in the job's row, which every look at the job reads.
 MAX_COLUMNS, MAX_HEADER_CHARS = 10_000, 200_000
 _EXCERPT = 500
+# What people upload by mistake, by its first bytes. Gzip is not among them: it is unpacked.
+_BINARY = {
+    b"%PDF-": "a PDF",
+    b"PK\x03\x04": "a zip archive or an office document",
+    b"\xd0\xcf\x11\xe0": "an office document",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+}
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
@@ -139,6 +150,10 @@ class _Guard:
                 return
 
     def _without_bom(self, line: bytes) -> bytes:
+        for magic, kind in _BINARY.items():
+            if line.startswith(magic):
+                message = f"the file is {kind}, not text"
+                raise Unreadable(Problem("binary_file", message, "extract its text first", line=1, column=1))
         if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise Unreadable(Problem("invalid_encoding", "the file is UTF-16", "save it as UTF-8", line=1, column=1))
         return line.removeprefix(b"\xef\xbb\xbf")

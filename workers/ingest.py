@@ -15,7 +15,7 @@ from db.doorbell import FINALIZE, INGEST, WORK, Doorbell
 from db.errors import LeaseLost
 from db.inputs import Problem
 from db.session import Sessions
-from db.states import JobStatus
+from db.states import JobStatus, Outcome
 from db.steps import StepLease
 from db.store import FileStore
 from models.registry import Registry, UnknownModel
@@ -85,7 +85,7 @@ class Ingest:
         self,
         sessions: Sessions,
         store: FileStore,
-        registry: Registry,
+        registry: Callable[[], Registry],
         doorbell: Doorbell,
         bounds: Bounds,
         owner: str,
@@ -145,7 +145,7 @@ class Ingest:
         source = self._source(lease.job_id)
         self._clear(lease)
         try:
-            spec = self._registry.get(source.model)
+            spec = self._registry().get(source.model)
         except UnknownModel as exc:
             self._refuse(lease, Problem("model_not_found", str(exc), "add it to the registry or use another one"))
             return []
@@ -269,7 +269,7 @@ class _Run:
     def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, spec: ModelSpec) -> None:
         self._sessions, self._lease, self._source = sessions, lease, source
         self._drafter = Drafter(Effective(source.params, spec), source.id_prefix)
-        self.count = self.queued = self._tokens = 0
+        self.count = self.queued = self._invalid = self._tokens = 0
         self.problems = _Problems()
         self.is_unreadable = self._has_ids = False
         with sessions() as session:
@@ -286,7 +286,12 @@ class _Run:
         seconds = None
         if rate is not None:
             seconds = round(self._tokens * (1 + rate.output_per_input) / rate.tokens_per_second, 1)
-        return {"items": self.count, "input_tokens": self._tokens, "seconds": seconds}
+        return {
+            "items": self.count - self._invalid,
+            "invalid_items": self._invalid,
+            "input_tokens": self._tokens,
+            "seconds": seconds,
+        }
 
     def write(self, window: list[Line]) -> None:
         job_id = self._source.job_id
@@ -304,6 +309,7 @@ class _Run:
             queued, tokens = sum(chunk.items for chunk in chunks), sum(chunk.tokens for chunk in chunks)
             intake.count_in(session, job_id, queued, tokens, settled)
         self.problems.add(problems)
+        self._invalid += sum(result.outcome is Outcome.FAILED for result in settled)
         self.count += len(drafts)
         self.queued += queued
         self._tokens += tokens

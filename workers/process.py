@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Callable, Collection
 from importlib.metadata import version
 
-from db import steps, workers
+from db import leases, steps, workers
 from db.doorbell import IO_QUEUE, Doorbell, model_queue
 from db.session import Sessions, connect, sessions
 from db.store import open_store
-from models.registry import Registry, load
+from models.catalog import Catalog
+from models.registry import Registry
 from models.spec import ModelSpec
 from workers.config import WorkerSettings
 from workers.engines.base import Engine
@@ -39,15 +40,18 @@ class WorkerProcess:
 
     def __init__(self, settings: WorkerSettings, doorbell: Doorbell, queues: Collection[str]) -> None:
         self._settings, self._doorbell = settings, doorbell
-        self.id = f"{settings.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        # What comes before the process's own part is the same for its predecessor in the slot.
+        self._slot = f"{settings.host}/{settings.worker_slot}:" if settings.worker_slot else None
+        self.id = f"{self._slot or f'{settings.host}:'}{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._engine = connect(settings.database_url, settings.database_pool, f"bushel worker {self.id}"[:63])
         self._sessions: Sessions = sessions(self._engine)
         self._stopping = threading.Event()
         store = open_store(settings.file_store)
-        registry = load(settings.registry_files)
+        catalog = Catalog(settings.registry_files)
+        registry = catalog.current()
         self._serves = [spec.name for spec in registry.all() if model_queue(spec.name) in queues]
         bounds = Bounds(settings.max_inflated_bytes, settings.max_lines)
-        self.ingest = Ingest(self._sessions, store, registry, doorbell, bounds, self.id, self._stopping.is_set)
+        self.ingest = Ingest(self._sessions, store, catalog.current, doorbell, bounds, self.id, self._stopping.is_set)
         self.finalize = Finalize(self._sessions, store, self.id, self._stopping.is_set)
         reconciler = Reconciler(self._sessions, store, doorbell)
         self._loops = [
@@ -78,6 +82,9 @@ class WorkerProcess:
         # What was imported stays: looking through it again and again took a tenth of ingest's time.
         gc.collect()
         gc.freeze()
+        if self._slot:
+            with self._sessions.begin() as session:
+                leases.inherit(session, self._slot, self.id)
         for loop in self._loops:
             loop.start()
         if self.runner:

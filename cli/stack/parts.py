@@ -186,7 +186,7 @@ def _worker(where: Layout, name: str, queues: Sequence[str], concurrency: int) -
             *("--concurrency", str(concurrency), "-Q", ",".join(queues), "-n", f"{name}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         ),
-        environment=environment(where),
+        environment=environment(where) | {"BUSHEL_WORKER_SLOT": name},
         folder=where.data / "run",
         probe=_beats(where.postgres.url),
         start_seconds=120.0,

@@ -120,6 +120,8 @@ def upgrade() -> None:
         sa.Column("queued_tokens", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("input_tokens", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("output_tokens", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("truncated_inputs", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cut_outputs", sa.Integer(), server_default="0", nullable=False),
         sa.Column("errors", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("estimate", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("input_file_id", sa.Text(), nullable=True),

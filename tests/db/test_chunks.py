@@ -351,3 +351,18 @@ def test_a_candidate_names_job_and_model(ledger: Ledger) -> None:
 
     with ledger.sessions() as session:
         assert chunks.candidates(session, ["echo", "other"], []) == [Candidate(job_id, "echo")]
+
+
+def test_an_heir_to_a_slot_takes_its_predecessors_leases_back_at_once(ledger: Ledger) -> None:
+    job_id = ledger.started(2)
+    ledger.recut(job_id, 1)
+    mine, other = ledger.claim(job_id, "host/worker-1:10:aa"), ledger.claim(job_id, "host/worker-11:11:bb")
+    assert mine and other
+
+    with ledger.sessions.begin() as session:
+        leases.inherit(session, "host/worker-1:", "host/worker-1:20:cc")
+    with ledger.sessions.begin() as session:
+        reclaimed = leases.reclaim(session)
+    assert reclaimed and reclaimed.chunk_id == mine.chunk_id
+    with ledger.sessions.begin() as session:
+        assert leases.reclaim(session) is None

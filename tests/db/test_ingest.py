@@ -275,7 +275,7 @@ def test_a_cancel_during_ingest_stops_it(ledger: Ledger) -> None:
             return False
 
     step = ingest_module.Ingest(
-        ledger.sessions, ledger.store, ledger.registry, ledger.bell, BOUNDS, "me", CancellingAfterOneWindow()
+        ledger.sessions, ledger.store, lambda: ledger.registry, ledger.bell, BOUNDS, "me", CancellingAfterOneWindow()
     )
     assert step.run(job_id)
     ledger.finalize(job_id)
@@ -288,7 +288,7 @@ def test_a_cancel_during_ingest_stops_it(ledger: Ledger) -> None:
 def test_a_stopping_process_leaves_the_step_to_another(ledger: Ledger) -> None:
     job_id = ledger.submit(b"1\n2\n3\n4\n5\n6\n7\n")
     stopping = ingest_module.Ingest(
-        ledger.sessions, ledger.store, ledger.registry, ledger.bell, BOUNDS, "me", lambda: True
+        ledger.sessions, ledger.store, lambda: ledger.registry, ledger.bell, BOUNDS, "me", lambda: True
     )
 
     assert not stopping.run(job_id)

@@ -1,5 +1,7 @@
 """The pipeline over a real ledger, with the echo engine misbehaving as it is told."""
 
+import csv
+import io
 import itertools
 import threading
 import time
@@ -442,3 +444,17 @@ def test_a_panic_in_a_stage_ends_the_process(ledger: Ledger) -> None:
     runner.stop(0.1)
 
     assert exits[0] == EXIT_BROKEN
+
+
+def test_what_was_cut_is_counted_and_said_in_csv_too(ledger: Ledger) -> None:
+    data = b"text\n" + b" ".join([b"word"] * 2000) + b"\nfour words are here\nok\n"
+    job_id = ledger.submit(data, {"type": "csv"}, long_input="truncate", params={"max_new_tokens": 3})
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert (job.truncated_inputs, job.cut_outputs) == (1, 2)
+    notices = [row["error"] for row in csv.DictReader(io.StringIO(ledger.read(job.output_file_id).decode()))]
+    assert "input_truncated: the last 976 tokens" in notices[0] and "output_cut" in notices[0]
+    assert notices[1].startswith("output_cut") and notices[2] == ""

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from cli.stack.process import die_with_parent
 from cli.stack.valkey import Valkey
 from db.keys import issue_key
 from db.session import connect
@@ -61,7 +62,13 @@ class Stack:
     def start(self, name: str, command: Sequence[str | Path], **environment: str) -> subprocess.Popen[bytes]:
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            list(map(str, command)), stdout=log, stderr=log, env=self.environment | environment, start_new_session=True
+            list(map(str, command)),
+            stdout=log,
+            stderr=log,
+            env=self.environment | environment,
+            start_new_session=True,
+            # A test run that is killed must not leave its processes behind.
+            preexec_fn=die_with_parent(signal.SIGKILL),
         )
         log.close()
         self.processes[name] = process

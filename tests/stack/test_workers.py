@@ -103,6 +103,18 @@ def test_kill_9_in_the_middle_of_a_chunk_loses_and_doubles_nothing(stack: Stack,
     assert (row.crashes, row.attempt) == (1, 2)
 
 
+def test_a_restarted_worker_takes_over_at_once_from_the_one_killed_in_its_slot(stack: Stack, ledger: Ledger) -> None:
+    job_id = cut(ledger, 100)
+    stack.start_worker("victim", BUSHEL_WORKER_SLOT="worker-1")
+    eventually(lambda: ledger.job(job_id).succeeded, 30)
+
+    stack.kill("victim")
+    stack.start_worker("heir", BUSHEL_WORKER_SLOT="worker-1")
+
+    eventually(lambda: ledger.rows("SELECT 1 FROM chunks WHERE attempt = 2"), leases.LEASE_SECONDS / 2)
+    assert ended(ledger, job_id) == {"succeeded": 100}
+
+
 def test_an_abandoned_lease_is_taken_back_within_45_seconds(stack: Stack, ledger: Ledger) -> None:
     job_id = submit(ledger, 20)
     ledger.ingest(job_id)

@@ -141,6 +141,8 @@ def test_reading_goes_on_after_bad_lines() -> None:
         pytest.param(b"text,text,id\n", CSV, "missing_column", 1, id="column twice"),
         pytest.param(b'id,text\n1,"a\n2,b\n', CSV, "invalid_csv", 2, id="quote never closed"),
         pytest.param(b'id,text\n1,"a"b\n', CSV, "invalid_csv", 2, id="text after quote"),
+        pytest.param(b"%PDF-1.7\n%\xe2\xe3", TXT, "binary_file", 1, id="pdf"),
+        pytest.param(b"PK\x03\x04\x14\0", CSV, "binary_file", 1, id="office document"),
         pytest.param("x".encode("utf-16"), TXT, "invalid_encoding", 1, id="utf-16"),
         pytest.param(gzip.compress(b"one\ntwo\nthree\n" * 1000)[:-9], TXT, "invalid_gzip", None, id="gzip cut off"),
         pytest.param(b"\x1f\x8bnot gzip at all", TXT, "invalid_gzip", 1, id="gzip damaged"),

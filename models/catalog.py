@@ -1,4 +1,4 @@
-"""The model registry as the API sees it: read again whenever a registry file changes."""
+"""The model registry as a running process sees it: read again whenever a registry file changes."""
 
 import logging
 import threading
