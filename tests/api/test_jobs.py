@@ -61,7 +61,8 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
     assert job["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
     for name in ("errors", "estimate", "input_file_id", "output_file_id", "error_file_id", "expires_at", "eta_seconds"):
         assert job[name] is None
-    assert len(job) == 35
+    assert job["notices"] == {"truncated_inputs": 0, "cut_outputs": 0}
+    assert len(job) == 36
 
 
 def test_inline_inputs_are_spooled_as_lines_for_ingest(client: httpx.Client, ledger: Ledger) -> None:
