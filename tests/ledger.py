@@ -63,7 +63,7 @@ class Ledger:
         return job_id
 
     def ingest(self, job_id: str, owner: str = "ingester") -> bool:
-        return Ingest(self.sessions, self.store, self.registry, self.bell, BOUNDS, owner).run(job_id)
+        return Ingest(self.sessions, self.store, lambda: self.registry, self.bell, BOUNDS, owner).run(job_id)
 
     def finalize(self, job_id: str) -> bool:
         return Finalize(self.sessions, self.store, "finalizer").run(job_id)
