@@ -18,13 +18,15 @@ class Target:
 
     url: str | None
     data: Path
+    # Said on the command line, and not by the environment or by nobody.
+    is_data_said: bool = False
 
     def client(self) -> Client:
-        access = find_access(self.url, self.data, os.environ)
+        access = find_access(self.url, self.data, os.environ, self.is_data_said)
         return Client(access.url, access.api_key)
 
 
-def find_access(url: str | None, data: Path, environment: Mapping[str, str]) -> Access:
+def find_access(url: str | None, data: Path, environment: Mapping[str, str], is_data_said: bool = False) -> Access:
     """`--url`, then BUSHEL_URL, then what `bushel up` left in the data folder, then its default address.
 
     The key is BUSHEL_API_KEY, or the data folder's; the latter only for the server it was made for, so that
@@ -34,8 +36,18 @@ def find_access(url: str | None, data: Path, environment: Mapping[str, str]) -> 
         local = read_access(data)
     except ValueError as exc:
         raise WrongUsage(str(exc)) from exc
-    chosen = url or environment.get("BUSHEL_URL") or (local.url if local else DEFAULT_URL)
+    if local is None and is_data_said and not url and not environment.get("BUSHEL_URL"):
+        raise WrongUsage(f"{data} has no client.json: no `bushel up` has run on it; name its folder, or --url")
+    chosen = _with_scheme(url or environment.get("BUSHEL_URL") or (local.url if local else DEFAULT_URL))
     key = environment.get("BUSHEL_API_KEY")
     if not key and local is not None and local.url.rstrip("/") == chosen.rstrip("/"):
         key = local.api_key
     return Access(chosen, key or None)
+
+
+def _with_scheme(url: str) -> str:
+    """
+    >>> _with_scheme("localhost:8765"), _with_scheme("https://bushel.example")
+    ('http://localhost:8765', 'https://bushel.example')
+    """
+    return url if "://" in url else f"http://{url}"

@@ -8,7 +8,7 @@ from cli.access import Target
 
 @click.command()
 @click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
 @click.pass_obj
 def cancel(target: Target, job_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel one or more jobs. Results that are finished stay readable."""

@@ -1,5 +1,6 @@
 """The HTTP client of Bushel's API: bounded waits, retries where they are safe, streams where bodies are large."""
 
+import itertools
 import json
 import os
 import random
@@ -122,6 +123,14 @@ class Client:
             with self._stream("/v1/files/" + file_id + "/content", {}) as response:
                 for chunk in response.iter_bytes(_CHUNK):
                     out.write(chunk)
+        except _CutOff as exc:
+            raise Unreachable(self.url, f"cut off in the middle: {exc}") from exc
+
+    def first_lines(self, file_id: str, count: int) -> list[str]:
+        """The first lines of a text file; the rest of it is not transferred."""
+        try:
+            with self._stream(f"/v1/files/{file_id}/content", {}) as response:
+                return list(itertools.islice(_text_lines(response), count))
         except _CutOff as exc:
             raise Unreachable(self.url, f"cut off in the middle: {exc}") from exc
 

@@ -57,12 +57,20 @@ class Ended:
     help="Data folder. A stack that already runs on it is used, and left running.",
 )
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Default: a free one.")
-@click.option("--model", default=MODEL, show_default=True)
+@click.option("--model", default=MODEL, show_default=True, help="The model that translates.")
 @click.option(
-    "--examples", type=click.Path(exists=True, file_okay=False, path_type=Path), default=EXAMPLES, show_default=True
+    "--examples",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=EXAMPLES,
+    show_default=True,
+    help="Folder of the example files.",
 )
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-results"), show_default=True
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-results"),
+    show_default=True,
+    help="Folder for the results.",
 )
 def demo(data: Path, port: int, model: str, examples: Path, output: Path) -> None:
     """Start a stack, translate the example files from English to German, show and keep the results, stop.

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from cli import show
 from cli.access import Target
+from cli.errors import WrongUsage
 from cli.formats import opened
+from cli.output import check_writable
 
 
 @click.group()
@@ -20,8 +22,8 @@ def files() -> None:
 
 
 @files.command("list")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many files to list.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_(target: Target, limit: int, as_json: bool) -> None:
     """List the latest files."""
@@ -44,8 +46,8 @@ def list_(target: Target, limit: int, as_json: bool) -> None:
 
 @files.command()
 @click.argument("path", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--purpose", default="batch", show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--purpose", default="batch", show_default=True, help="Kept with the file, for lists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def upload(target: Target, path: Path, purpose: str, as_json: bool) -> None:
     """Upload PATH (- is standard input) and print the file's id."""
@@ -60,9 +62,12 @@ def upload(target: Target, path: Path, purpose: str, as_json: bool) -> None:
 @files.command()
 @click.argument("file_id", metavar="FILE_ID")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: its own name. - is standard output.")
+@click.option("--force", is_flag=True, help="Without -o: replace a file of that name.")
 @click.pass_obj
-def download(target: Target, file_id: str, output: Path | None) -> None:
+def download(target: Target, file_id: str, output: Path | None, force: bool) -> None:
     """Download a file. An interrupted download is continued by the same command."""
+    if output is not None and not output.is_dir():
+        check_writable(output)
     with target.client() as client:
         if str(output) == "-":
             client.copy_file(file_id, sys.stdout.buffer)
@@ -71,6 +76,8 @@ def download(target: Target, file_id: str, output: Path | None) -> None:
         place = output or Path(Path(client.file(file_id).filename.replace("\\", "/")).name or file_id)
         if place.is_dir():
             place = place / file_id
+        if output is None and not force and place.exists():
+            raise WrongUsage(f"{place} exists; use -o FILE or --force")
         with ByteBar(place.name) as progress:
             client.download(file_id, place, progress.seen)
     click.echo(str(place), err=True)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import click
 
@@ -16,11 +16,13 @@ from cli.client import Client
 from cli.errors import CLIError
 from cli.exits import Exit
 from cli.lines import Block, LineBlocks, NotText
-from cli.options import decoding, model_options
+from cli.options import as_options, decoding, model_options, said_in_options
 
 # Enough jobs under way that the workers always have the next one, few enough that Ctrl-C wastes little.
 _UNDER_WAY = 4
 _POLL_SECONDS = 0.2
+# A job that takes longer than this is worth a word about what it waits for.
+_SILENT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Pending:
 
     block: Block
     job_id: str | None
+    since: float = field(default_factory=time.monotonic)
 
 
 @click.command()
@@ -70,8 +73,7 @@ def _filter(target: Target, task: str, settings: Mapping[str, object]) -> None:
         "on_error": "skip",
         "metadata": {"from": f"bushel {task}"},
     }
-    if settings["priority"] is not None:
-        body["priority"] = settings["priority"]
+    body |= {name: settings[name] for name in ("priority", "long_input") if settings[name] is not None}
     with target.client() as client:
         failed = LineFilter(client, body).run(LineBlocks(sys.stdin.buffer))
     raise click.exceptions.Exit(Exit.FAILED if failed else Exit.OK)
@@ -90,6 +92,7 @@ class LineFilter:
         # Body and Idempotency-Key of a job that may or may not have reached the server yet.
         self._on_its_way: tuple[wire.JSON, str] | None = None
         self._failed = 0
+        self._said: str | None = None
 
     def run(self, blocks: LineBlocks) -> int:
         """How many lines failed. NotText, after all lines before it were written, when a line is not UTF-8."""
@@ -127,7 +130,8 @@ class LineFilter:
         if not inputs:
             return Pending(block, None)
         self._on_its_way = body, key = {**self._body, "inputs": inputs}, str(uuid.uuid4())
-        return Pending(block, self._client.create_job(body, key).id)
+        with said_in_options():
+            return Pending(block, self._client.create_job(body, key).id)
 
     def _write_finished(self) -> bool:
         """Write the outputs of the first blocks as far as they are done; whether any were."""
@@ -135,11 +139,19 @@ class LineFilter:
         while self._under_way:
             first = self._under_way[0]
             if first.job_id is not None and not (job := self._client.job(first.job_id)).is_final:
+                self._say_what_it_waits_for(first, job)
                 break
             self._write(first.block, self._outputs(job, first.block) if first.job_id is not None else {})
             self._under_way.popleft()
             wrote = True
         return wrote
+
+    def _say_what_it_waits_for(self, pending: Pending, job: wire.Job) -> None:
+        """Once for every change, so that a model that cannot be loaded does not look like a slow one."""
+        if job.waiting_for in (None, self._said) or time.monotonic() - pending.since < _SILENT_SECONDS:
+            return
+        self._said = job.waiting_for
+        click.echo(f"waiting: {job.waiting_for} ({job.id})", err=True)
 
     def _outputs(self, job: wire.Job, block: Block) -> dict[int, str]:
         """Texts by line number. Lines without one are told on standard error."""
@@ -152,7 +164,7 @@ class LineFilter:
                 outputs[number] = result.text
             else:
                 reasons[number] = f"{result.error_code or result.status}: {result.error_message or 'no output'}"
-        fallback = str(job.problems[0]) if job.problems else f"its job is {job.status}"
+        fallback = as_options(str(job.problems[0])) if job.problems else f"its job is {job.status}"
         for number in numbers:
             if number not in outputs:
                 self._failed += 1

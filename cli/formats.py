@@ -6,13 +6,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from cli.errors import WrongUsage
 
 KINDS = ("jsonl", "csv", "tsv", "txt")
+_LONGEST_HEADER = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,21 @@ class Format:
     kind: str
     text_column: str | None = None
     id_column: str | None = None
+    delimiter: str | None = None
+    has_header: bool = True
 
-    def as_json(self) -> dict[str, str]:
-        content = {"type": "csv" if self.kind == "tsv" else self.kind}
-        if self.kind == "tsv":
-            content["delimiter"] = "\t"
+    def __post_init__(self) -> None:
+        if self.kind not in ("csv", "tsv"):
+            for option, is_said in (("--delimiter", self.delimiter is not None), ("--no-header", not self.has_header)):
+                if is_said:
+                    raise WrongUsage(f"{option} is for csv and tsv, not for {self.kind}")
+
+    def as_json(self) -> dict[str, object]:
+        content: dict[str, object] = {"type": "csv" if self.kind == "tsv" else self.kind}
+        if self.delimiter or self.kind == "tsv":
+            content["delimiter"] = self.delimiter or "\t"
+        if not self.has_header:
+            content["has_header"] = False
         if self.text_column:
             content["text_column"] = self.text_column
         if self.id_column:
@@ -34,9 +45,37 @@ class Format:
         return content
 
     @property
+    def result_delimiter(self) -> str:
+        """What separates the cells of the results, written as a table."""
+        return self.delimiter or ("\t" if self.kind == "tsv" else ",")
+
+    @property
     def result_format(self) -> str:
         """How results look like the input: csv for both kinds of table."""
         return "csv" if self.kind == "tsv" else self.kind
+
+
+def with_delimiter(form: Format, content: BinaryIO) -> Format:
+    """The format with the delimiter that the header of a csv shows, where it is not the comma.
+
+    Only when nobody named one, and only when the text's column is not in the header read with commas. Better
+    than csv.Sniffer on one line: it is the delimiter under which the column appears that is wanted, or else
+    the one that splits the header where a comma does not.
+    """
+    if form.kind != "csv" or form.delimiter is not None or not form.has_header:
+        return form
+    line = content.readline(_LONGEST_HEADER)
+    content.seek(0)
+    header = line.decode("utf-8-sig", "replace").rstrip("\r\n")
+    cells = {delimiter: header.split(delimiter) for delimiter in ",;\t|"}
+    wanted = form.text_column or "text"
+    named = {delimiter: [name.strip().strip('"') for name in found] for delimiter, found in cells.items()}
+    if wanted in named.pop(","):
+        return form
+    fitting = [delimiter for delimiter, names in named.items() if wanted in names and len(names) > 1]
+    if not fitting and len(cells[","]) == 1:
+        fitting = [delimiter for delimiter, names in named.items() if len(names) > 1]
+    return replace(form, delimiter=fitting[0]) if fitting else form
 
 
 def guess(name: str, said: str | None = None) -> str:
@@ -57,6 +96,8 @@ def guess(name: str, said: str | None = None) -> str:
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """A seekable file of plain bytes, and its name: `-` is standard input; .gz is unpacked to a temporary file."""
+    if str(path) != "-" and not path.exists():
+        raise WrongUsage(f"there is no file {path}")
     if str(path) == "-":
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)

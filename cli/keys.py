@@ -50,7 +50,7 @@ def create(target: Target, tenant: str, name: str, days: int | None, save: bool)
 
 @keys.command("list")
 @click.option("--tenant", help="Only this tenant's.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_(target: Target, tenant: str | None, as_json: bool) -> None:
     """List keys, without their secrets."""

@@ -4,9 +4,11 @@ import importlib
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from cli import exits
 from cli.access import Target
@@ -21,6 +23,8 @@ COMMANDS = {
     "watch": ("cli.watch:watch", "Follow a job until it ends."),
     "results": ("cli.results:results", "Download the results of a job."),
     "cancel": ("cli.cancel:cancel", "Cancel a job; finished results stay."),
+    "delete": ("cli.delete:delete", "Delete jobs that have ended, with their results."),
+    "audit": ("cli.audit:audit", "Check that nothing of a job was lost or done twice."),
     "files": ("cli.files:files", "List, upload, download and delete files."),
     "models": ("cli.models:models", "Look after the models."),
     "keys": ("cli.keys:keys", "Create, list and revoke API keys."),
@@ -51,6 +55,7 @@ class Commands(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
+        _take_data(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -75,7 +80,26 @@ def bushel(ctx: click.Context, url: str | None, data: Path) -> None:
 
     Data goes to standard output, everything else to standard error.
     """
-    ctx.obj = Target(url, data.expanduser())
+    is_said = ctx.get_parameter_source("data") is ParameterSource.COMMANDLINE
+    ctx.obj = Target(url, data.expanduser(), is_said)
+
+
+def _take_data(command: click.Command) -> None:
+    """Let --data also stand behind the command's name, in it and in what it groups."""
+    if all(parameter.name != "data" for parameter in command.params):
+        text = "Data folder, as before the command's name."
+        kind = click.Path(file_okay=False, path_type=Path)
+        option = click.Option(["--data"], type=kind, help=text, expose_value=False, callback=_retarget)
+        command.params.append(option)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _take_data(inner)
+
+
+def _retarget(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    target = ctx.find_object(Target)
+    if target is not None and value is not None:
+        ctx.obj = replace(target, data=value.expanduser(), is_data_said=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from cli.access import Target
 from models.registry import (
     BUILTIN,
     EngineKind,
@@ -56,6 +57,11 @@ def failures() -> Iterator[None]:
 
 
 def data_folder() -> Path:
+    """That of --data; BUSHEL_DATA alone where these commands are run without their group."""
+    context = click.get_current_context(silent=True)
+    target = context.find_object(Target) if context is not None else None
+    if target is not None:
+        return target.data
     return Path(os.environ.get("BUSHEL_DATA") or ".bushel")
 
 
@@ -108,27 +114,37 @@ def list_(is_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--task", required=True, type=click.Choice([str(task) for task in Task]))
+@click.option("--task", required=True, type=click.Choice([str(task) for task in Task]), help="What it does.")
 @click.option("--source", default="", help="A folder, or a Hugging Face hub id such as Helsinki-NLP/opus-mt-en-de.")
 @click.option("--revision", help="For a hub id: the commit or tag.")
 @click.option(
-    "--engine", type=click.Choice([str(kind) for kind in EngineKind]), default="ctranslate2", show_default=True
+    "--engine",
+    type=click.Choice([str(kind) for kind in EngineKind]),
+    default="ctranslate2",
+    show_default=True,
+    help="What runs it.",
 )
-@click.option("--quantization", type=click.Choice(sorted({each for kinds in QUANTIZATIONS.values() for each in kinds})))
+@click.option(
+    "--quantization",
+    type=click.Choice(sorted({each for kinds in QUANTIZATIONS.values() for each in kinds})),
+    help="How its numbers are kept. Default: what suits the engine.",
+)
 @click.option("--source-language", "source_languages", multiple=True, help="May be given several times.")
 @click.option("--target-language", "target_languages", multiple=True, help="May be given several times.")
 @click.option("--prefix", help="Put before every input, e.g. 'summarize: ' or '>>{target_lang}<< '.")
-@click.option("--max-input-tokens", type=click.IntRange(1))
-@click.option("--max-output-tokens", type=click.IntRange(1))
+@click.option("--max-input-tokens", type=click.IntRange(1), help="Longer inputs are an error, or truncated.")
+@click.option("--max-output-tokens", type=click.IntRange(1), help="The most that a request may ask for.")
 @click.option("--param", "defaults", multiple=True, metavar="NAME=VALUE", help="A decoding parameter's default.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the engine.")
 @click.option("--default", is_flag=True, help="Use it when a request names no model.")
-@click.option("--description")
-@click.option("--license")
+@click.option("--description", help="A line about it, for the list of models.")
+@click.option("--license", help="Its license, such as apache-2.0.")
 def add(name: str, source: str, defaults: tuple[str, ...], options: tuple[str, ...], **keys: Any) -> None:
     """Add a model to your models.toml."""
     entry: dict[str, Any] = {key: value for key, value in keys.items() if value not in (None, (), False, "")}
     if source:
+        if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
+            raise Failure(f"there is no {source}; --source wants a folder that exists, or a hub id such as org/name")
         # Relative to here, as one types it; in the file it would be relative to the file.
         entry["source"] = str(Path(source).expanduser().resolve()) if _is_folder(source) else source
     for table, pairs in (("defaults", defaults), ("options", options)):
@@ -136,7 +152,7 @@ def add(name: str, source: str, defaults: tuple[str, ...], options: tuple[str, .
             entry[table] = dict(_pair(pair) for pair in pairs)
     with failures():
         spec = add_entry(user_registry(), name, entry)
-    message = f"Added {name} to {user_registry()}."
+    message = f"Added {name} to {user_registry()}. A running `bushel up` must be restarted to serve it."
     if not available(spec, model_cache()):
         message += f" Next: bushel models pull {name}"
     click.echo(message, err=True)

@@ -1,12 +1,54 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, how their values are read, and what the server calls them."""
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
+from cli.errors import Refused
+
+# What the server calls a thing, and the option that says it here; in this order.
+_OPTIONS = (
+    (r"`?\bformat\.text_column\b`?", "--text-column"),
+    (r"`?\bformat\.id_column\b`?", "--id-column"),
+    (r"`?\bformat\.delimiter\b`?", "--delimiter"),
+    (r"`?\bformat\.has_header\b`?", "--no-header"),
+    (r"`format`|\bformat\.type\b", "--format"),
+    (r"`?\blong_input\b:?`?", "--long-input"),
+    (r"`?\bon_error\b:?`?", "--on-error"),
+    (r"`?\b(?:params\.)?target_lang\b`?", "--to"),
+    (r"`?\b(?:params\.)?source_lang\b`?", "--from"),
+)
+
+TASKS = ("translation", "summarization", "generation")
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def as_options(text: str) -> str:
+    """A sentence of the server about its fields, as one about our options.
+
+    >>> as_options("name it with format.text_column, or set on_error: skip")
+    'name it with --text-column, or set --on-error skip'
+    >>> as_options("model m needs target_lang")
+    'model m needs --to'
+    """
+    for field, option in _OPTIONS:
+        text = re.sub(field, option, text)
+    return text
+
+
+@contextmanager
+def said_in_options() -> Iterator[None]:
+    """What the server refuses in here is told in terms of the options."""
+    try:
+        yield
+    except Refused as exc:
+        param = as_options(exc.param) if exc.param else None
+        raise Refused(exc.status, as_options(exc.message), exc.code, param, exc.request_id) from exc
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
@@ -42,8 +84,9 @@ def _value(text: str) -> object:
 
 
 def model_options(command: Command) -> Command:
-    """--model --from --to --params --priority, for every command that makes jobs."""
+    """--model --from --to --params --priority --long-input, for every command that makes jobs."""
     for option in (
+        click.option("--long-input", type=click.Choice(["error", "truncate"]), help="What happens to a text too long."),
         click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first."),
         click.option("--params", "params", multiple=True, metavar="K=V", help="Decoding parameter. May be repeated."),
         click.option("--to", "target_lang", metavar="LANG", help="Target language, in the model's own codes."),

@@ -11,18 +11,26 @@ from typing import BinaryIO
 
 import click
 
-from cli import wire
+from cli import show, wire
 from cli.access import Target
 from cli.client import Client
 from cli.errors import WrongUsage
 from cli.exits import Exit
+from cli.output import check_delimiter, check_writable, format_of, is_packed, is_stdout, whole_file
 
 _POLL_SECONDS = 1.0
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("-"), metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("-"),
+    metavar="FILE",
+    help="Default: standard output. The end of the name sets the format; .gz after it packs.",
+)
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv", "txt"]), help="Default: by FILE's name, or jsonl.")
 @click.option("--follow", is_flag=True, help="Go on until the job ends; FILE is continued where it was cut off.")
 @click.option("--include-input", is_flag=True, help="Write every item's input beside its output.")
@@ -36,29 +44,51 @@ def results(target: Target, job_id: str, output: Path, form: str | None, follow:
     \b
     Exit codes: 0 all items succeeded, or the job still runs; 1 some failed, were cancelled or expired.
     """
-    chosen = form or format_of(output)
+    chosen = form or format_of(output) or "jsonl"
+    check_writable(output)
+    if follow and chosen != "jsonl":
+        raise WrongUsage("--follow writes jsonl: in csv and txt a line cannot say which item it belongs to")
+    if follow and is_packed(output):
+        raise WrongUsage("--follow cannot continue a .gz file; leave --follow out, or write it unpacked")
     with target.client() as client:
+        job = client.job(job_id)
         if follow:
-            if chosen != "jsonl":
-                raise WrongUsage("--follow writes jsonl: in csv and txt a line cannot say which item it belongs to")
-            tail(client, job_id, output, include_input)
-        elif not save(client, job_id, output, chosen, include_input):
-            click.echo(f"{job_id} still runs: these are the results so far", err=True)
+            job = _until_accepted(client, job)
+        if job.has_nothing:
+            tell_nothing(job, output)
+            raise click.exceptions.Exit(Exit.FAILED)
+        if follow:
+            _follow(client, job_id, output, include_input)
+        else:
+            if chosen == "csv":
+                check_delimiter(output, delimiter_of(job))
+            if not save(client, job_id, output, chosen, include_input):
+                click.echo(f"{job_id} still runs: these are the results so far", err=True)
         job = client.job(job_id)
     raise click.exceptions.Exit(Exit.FAILED if job.is_final and not job.went_well else Exit.OK)
 
 
-def format_of(output: Path) -> str:
-    """By the name's end; jsonl says most. A table gets the delimiter its input had."""
-    return {".csv": "csv", ".tsv": "csv", ".txt": "txt"}.get(output.suffix.lower(), "jsonl")
+def delimiter_of(job: wire.Job) -> str:
+    """What separates the cells when the server writes this job's results as a table."""
+    form = job.raw.get("format")
+    said = form.get("delimiter") if isinstance(form, dict) and form.get("type") == "csv" else None
+    return said if isinstance(said, str) else ","
+
+
+def tell_nothing(job: wire.Job, output: Path) -> None:
+    """Why there is no output: what was wrong with the input."""
+    console = show.stderr()
+    show.problems(console, job)
+    place = "" if is_stdout(output) else f" to {output}"
+    click.echo(f"{job.id} failed before it had any item: nothing is written{place}", err=True)
 
 
 def save(client: Client, job_id: str, output: Path, form: str, include_input: bool = False) -> bool:
     """Write the results there are, in input order; True if the job will have no more.
 
-    A file appears under its name only when it is whole.
+    A file appears under its name only when it is whole; one of that name stays as it is until then.
     """
-    with _whole_file(output) as out:
+    with whole_file(output) as out:
         if form != "jsonl":
             return client.write_results(job_id, out, form, include_input)
         lines = client.result_lines(job_id, include_input=include_input)
@@ -69,6 +99,7 @@ def save(client: Client, job_id: str, output: Path, form: str, include_input: bo
 
 def tail(client: Client, job_id: str, output: Path, include_input: bool) -> None:
     """Append results as they finish, until the job has ended."""
+    _check_continuation(client, job_id, output, include_input)
     with _continued(output) as (out, after):
         cursor = after
         while True:
@@ -82,25 +113,40 @@ def tail(client: Client, job_id: str, output: Path, include_input: bool) -> None
             time.sleep(_POLL_SECONDS)
 
 
-@contextmanager
-def _whole_file(output: Path) -> Iterator[BinaryIO]:
-    if str(output) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    part = output.with_name(f".{output.name}.part")
+def _until_accepted(client: Client, job: wire.Job) -> wire.Job:
+    """The job when its input has been read: before that, nobody knows whether there will be results."""
+    while job.status == "validating":
+        time.sleep(_POLL_SECONDS)
+        job = client.job(job.id)
+    return job
+
+
+def _follow(client: Client, job_id: str, output: Path, include_input: bool) -> None:
     try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+        tail(client, job_id, output, include_input)
+    except KeyboardInterrupt:
+        if is_stdout(output):
+            click.echo(f"{job_id} is not affected; all its results: bushel results {job_id}", err=True)
+        else:
+            click.echo(f"{job_id} is not affected; the same command continues {output}", err=True)
+        raise click.exceptions.Exit(Exit.INTERRUPTED) from None
+
+
+def _check_continuation(client: Client, job_id: str, output: Path, include_input: bool) -> None:
+    """WrongUsage if the file begins otherwise than these results do: going on would cut and mix up another file."""
+    if is_stdout(output) or not output.is_file() or not output.stat().st_size:
+        return
+    first = next((line for _, line in client.result_lines(job_id, None, "finished", include_input)), "").encode()
+    with output.open("rb") as file:
+        found = file.readline(len(first) + 1)
+    if not first or (found != first and not (first.startswith(found) and not found.endswith(b"\n"))):
+        raise WrongUsage(f"{output} holds something else than the results of {job_id}; choose another file")
 
 
 @contextmanager
 def _continued(output: Path) -> Iterator[tuple[BinaryIO, int | None]]:
     """The file, at the end of its last whole line, and the `seq` of that line."""
-    if str(output) == "-":
+    if is_stdout(output):
         yield sys.stdout.buffer, None
         return
     with output.open("r+b" if output.exists() else "w+b") as file:

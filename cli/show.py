@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import wire
+from cli.options import as_options
 
 STATUS_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "cancelling": "yellow"}
 COUNTED = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
@@ -127,7 +128,7 @@ def panel(job: wire.Job) -> RenderableType:
 def problems(console: Console, job: wire.Job) -> None:
     """What was wrong with the input, line by line."""
     for problem in job.problems:
-        console.print(Text(str(problem), style="red"))
+        console.print(Text(as_options(str(problem)), style="red"))
     hidden = job.problems_total - len(job.problems)
     if hidden > 0:
         console.print(Text(f"… and {hidden:,} more", style="red"))

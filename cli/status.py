@@ -6,15 +6,19 @@ import click
 
 from cli import show
 from cli.access import Target
+from cli.failures import show_failures
+from cli.options import TASKS
 from cli.watch import exit_code
+
+STATUSES = ("validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
-@click.option("--status", "wanted", help="List only jobs in this status.")
-@click.option("--task", help="List only jobs of this task.")
+@click.option("--status", "wanted", type=click.Choice(STATUSES), help="List only jobs in this status.")
+@click.option("--task", type=click.Choice(TASKS), help="List only jobs of this task.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many jobs to list.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(target: Target, job_id: str | None, wanted: str | None, task: str | None, limit: int, as_json: bool) -> None:
     """Show JOB, or list the latest jobs.
@@ -32,10 +36,11 @@ def status(target: Target, job_id: str | None, wanted: str | None, task: str | N
                 click.echo("no jobs", err=True)
             return
         job = client.job(job_id)
-    if as_json:
-        show.print_json(job.raw)
-    else:
-        console = show.stdout()
-        console.print(show.panel(job))
-        show.problems(console, job)
+        if as_json:
+            show.print_json(job.raw)
+        else:
+            console = show.stdout()
+            console.print(show.panel(job))
+            show.problems(console, job)
+            show_failures(console, client, job)
     raise click.exceptions.Exit(exit_code(job))

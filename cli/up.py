@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from cli.access import Target
 from cli.local import Access, read_access, write_access
 
 if TYPE_CHECKING:
@@ -25,15 +26,16 @@ _IGNORED_HERE = ("BUSHEL_DATABASE_URL", "BUSHEL_BROKER_URL")
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
-    envvar="BUSHEL_DATA",
-    default=Path(".bushel"),
-    show_default=True,
+    show_default="that before the command's name, or .bushel",
     help="Folder that holds everything: database, queue, files, converted models, logs.",
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(0, 64), help="Processes that run models.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Serve only this model. May be repeated.")
 @click.option("--save-key/--no-save-key", default=True, help="Keep the first API key in DATA/client.json (mode 0600).")
-def up(host: str, port: int, data: Path, workers: int, models: tuple[str, ...], save_key: bool) -> None:
+@click.pass_obj
+def up(
+    target: Target, host: str, port: int, data: Path | None, workers: int, models: tuple[str, ...], save_key: bool
+) -> None:
     """Run database, queue, API and workers on this machine until Ctrl-C.
 
     Everything lives in the data folder; a second start continues where the first one stopped, also
@@ -48,7 +50,7 @@ def up(host: str, port: int, data: Path, workers: int, models: tuple[str, ...], 
     from cli.stack.errors import StackError
 
     try:
-        code = _run(host, port, data.expanduser().absolute(), workers, models, save_key)
+        code = _run(host, port, (data or target.data).expanduser().absolute(), workers, models, save_key)
     except (StackError, OSError) as exc:
         raise click.ClickException(str(exc)) from exc
     raise click.exceptions.Exit(code)

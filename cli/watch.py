@@ -11,6 +11,7 @@ from cli import show, wire
 from cli.access import Target
 from cli.client import Client
 from cli.exits import Exit
+from cli.failures import show_failures
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 2.0
 _PLAIN_EVERY = 5.0
@@ -27,21 +28,23 @@ def watch(target: Target, job_id: str, as_json: bool) -> None:
     """
     with target.client() as client:
         job = follow(client, client.job(job_id), show.stderr())
-    show.summary(show.stderr(), job)
+        show.summary(show.stderr(), job)
+        show_failures(show.stderr(), client, job)
     if as_json:
         show.print_json(job.raw)
     raise click.exceptions.Exit(exit_code(job))
 
 
-def follow(client: Client, job: wire.Job, console: Console) -> wire.Job:
-    """Show progress until the job has ended; its last state. Ctrl-C exits, and says that the job goes on."""
+def follow(client: Client, job: wire.Job, console: Console, then: str = "") -> wire.Job:
+    """Show progress until the job has ended; its last state. Ctrl-C exits, saying that the job goes on, and `then`."""
     try:
         if console.is_terminal:
             with Live(show.panel(job), console=console, refresh_per_second=8, transient=True) as live:
                 return wait(client, job, lambda now: live.update(show.panel(now)))
         return wait(client, job, _Plain(console))
     except KeyboardInterrupt:
-        console.print(f"{job.id} goes on; see it again: bushel watch {job.id}; end it: bushel cancel {job.id}")
+        goes_on = f"{job.id} goes on; see it again: bushel watch {job.id}; end it: bushel cancel {job.id}{then}"
+        console.print(goes_on, markup=False, soft_wrap=True)
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
 

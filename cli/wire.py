@@ -73,6 +73,11 @@ class Job:
         return self.status in TERMINAL
 
     @property
+    def has_nothing(self) -> bool:
+        """Failed before any item: its input was refused, so that there are no results, not even failures."""
+        return self.status == "failed" and self.counts.finished == 0
+
+    @property
     def went_well(self) -> bool:
         """Completed, and every item succeeded."""
         return self.status == "completed" and self.counts.succeeded == self.counts.total
@@ -94,6 +99,7 @@ class Result:
 
     index: int
     seq: int
+    custom_id: str | None
     status: str
     text: str | None
     error_code: str | None
@@ -163,6 +169,7 @@ def result(content: JSON) -> Result:
     return Result(
         index=_whole(content["index"]) or 0,
         seq=_whole(content.get("seq")) or 0,
+        custom_id=_text(content.get("custom_id")),
         status=str(content["status"]),
         text=_text(output.get("text")),
         error_code=_text(error.get("code")),

@@ -7,6 +7,9 @@ from pathlib import Path
 _KEPT = 3
 _LARGEST = 20 * 1024 * 1024
 _TAIL = 16 * 1024
+# What follows a log line and explains it: the frames of a traceback, and SQLAlchemy's links. The file has them.
+_NO_LOG_LINE = re.compile(r"\s|Traceback \(most recent call last\)|\(Background on this error at: ")
+_LINK = re.compile(r"(\\n|\s)*\(Background on this error at: \S+\)")
 
 
 class Log:
@@ -54,7 +57,8 @@ class Log:
         *lines, self._rest = fresh.split(b"\n")
         if self._important is None:
             return []
-        return [text for line in lines if self._important.search(text := line.decode("utf-8", "replace"))]
+        texts = (line.decode("utf-8", "replace") for line in lines)
+        return [_LINK.sub("", text) for text in texts if self._important.search(text) and not _NO_LOG_LINE.match(text)]
 
     def bound(self) -> None:
         """Move a file grown too large aside. Lines written between the copy and the cut are lost.

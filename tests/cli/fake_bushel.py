@@ -1,6 +1,7 @@
 """A small HTTP server that speaks the API's contract over canned state, for testing the command line alone.
 
-Every job translates by upper case; a text with `FAIL` in it fails. A job ends after `polls_until_done` looks.
+Every job translates by upper case; a text with `FAIL` in it fails. A job ends after `polls_until_done` looks;
+one whose input has `INVALID` in it fails before it has any item.
 `faults` are taken from the front, one per request that matches.
 """
 
@@ -84,7 +85,8 @@ def create(state: State, body: dict[str, Any]) -> dict[str, Any]:
     if texts is None:
         texts = state.contents[body["input_file_id"]].decode().splitlines()
     given = [{"text": text} if isinstance(text, str) else text for text in texts]
-    state.lines[job_id] = [result_line(index, one) for index, one in enumerate(given)]
+    is_valid = not any("INVALID" in one["text"] for one in given)
+    state.lines[job_id] = [result_line(index, one) for index, one in enumerate(given)] if is_valid else []
     job = {
         "id": job_id,
         "object": "job",
@@ -104,6 +106,10 @@ def create(state: State, body: dict[str, Any]) -> dict[str, Any]:
         "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12},
         **{name: value for name, value in body.items() if name != "inputs"},
     }
+    if not is_valid:
+        hint = "name it with format.text_column, or set on_error: skip"
+        problem = {"line": 1, "code": "missing_column", "message": "model upper needs target_lang", "hint": hint}
+        job |= {"status": "failed", "errors": {"total": 1, "data": [problem]}}
     state.jobs[job_id] = job
     state.looks[job_id] = 0
     settle(state, job)
@@ -265,17 +271,29 @@ class _Handler(BaseHTTPRequestHandler):
         job = self.fake.jobs.get(job_id)
         if job is None:
             return _error(404, f"there is no job {job_id}", "not_found")
+        if self.command == "DELETE":
+            if job["status"] == "in_progress":
+                return _error(409, f"job {job_id} has not ended", "job_not_final")
+            del self.fake.jobs[job_id]
+            return _json(200, {"id": job_id, "object": "job", "deleted": True})
         if action == "/cancel":
             job["status"] = "cancelled"
             settle(self.fake, job)
         elif action == "/results":
             return self._results(job, query)
         elif action == "/audit":
-            return _json(200, {"object": "audit", "job_id": job_id, "ok": True, "checks": []})
+            return _json(200, self._audit(job_id))
         else:
             self.fake.looks[job_id] += 1
             settle(self.fake, job)
         return _json(200, job)
+
+    def _audit(self, job_id: str) -> dict[str, Any]:
+        """A job whose text has `FAIL` in it fails its audit too."""
+        found = sum(line["status"] == "succeeded" for line in self.fake.lines[job_id])
+        total = len(self.fake.lines[job_id])
+        check = {"name": "one_result_per_item", "ok": found == total, "expected": {"n": total}, "found": {"n": found}}
+        return {"object": "audit", "job_id": job_id, "ok": check["ok"], "checks": [check]}
 
     def _results(self, job: dict[str, Any], query: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
         if query.get("order") == "finished":

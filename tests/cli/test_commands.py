@@ -318,7 +318,8 @@ def test_a_broken_connection_is_continued_after_the_last_whole_line(
 def test_results_of_a_running_job_are_partial_and_stderr_says_so(fake: FakeBushel, capfd: Captured) -> None:
     fake.state.polls_until_done = 10
     job_id = fake.add_job([f"text {number}" for number in range(10)])
-    for _ in range(3):
+    # Asking for the results looks at the job once more.
+    for _ in range(2):
         run(["status", job_id])
     capfd.readouterr()
 
@@ -356,7 +357,7 @@ def test_follow_continues_a_file_that_was_cut_in_the_middle_of_a_line(
     assert run(["results", job_id, "--follow", "-o", str(out)]) == 0
 
     assert out.read_bytes() == whole
-    afters = [int(query["after"]) for _, path, query in fake.state.requests if path.endswith("/results")]
+    afters = [int(query["after"]) for _, _, query in fake.state.requests if "after" in query]
     assert min(afters) > 105
 
 

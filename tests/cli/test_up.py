@@ -16,6 +16,7 @@ from cli.main import run
 from cli.stack import logs
 from cli.stack.lock import FolderLock
 from cli.stack.logs import Log
+from cli.stack.parts import _IMPORTANT
 from cli.up import _keep
 
 Captured = pytest.CaptureFixture[str]
@@ -149,8 +150,36 @@ def test_important_lines_are_given_once_and_only_when_whole(tmp_path: Path) -> N
     assert log.new_important_lines() == []
 
 
+def test_up_runs_on_the_folder_named_before_it(tmp_path: Path) -> None:
+    assert run(["--data", str(tmp_path / "mine"), "up", "--port", "0", "--model", "nonesuch"]) == 1
+
+    assert (tmp_path / "mine" / "bushel.lock").exists()
+
+
+def test_of_a_traceback_only_the_log_line_is_echoed(tmp_path: Path) -> None:
+    log = Log(tmp_path / "a.log", _IMPORTANT)
+    line = "[2026-01-01] [ERROR] the database is away"
+    noise = 'Traceback (most recent call last):\n  File "x", line 1\n    raise Error("no")\n'
+    link = "(Background on this error at: https://sqlalche.me/e/20/e3q8)\n"
+    log.path.write_text(f"{line}\n{noise}{link}[ERROR] lost {link}")
+
+    assert log.new_important_lines() == [line, "[ERROR] lost"]
+
+
 @pytest.mark.parametrize(
-    "module", ["cli.formats", "cli.options", "cli.show", "cli.stack.parts", "cli.stack.supervisor"]
+    ("url", "expected"),
+    [
+        pytest.param("localhost:80", "http://localhost:80", id="bare"),
+        pytest.param("https://a.example", "https://a.example", id="whole"),
+    ],
+)
+def test_a_url_without_a_scheme_is_http(tmp_path: Path, url: str, expected: str) -> None:
+    assert find_access(url, tmp_path, {}).url == expected
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["cli.access", "cli.output", "cli.formats", "cli.options", "cli.show", "cli.stack.parts", "cli.stack.supervisor"],
 )
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(module))

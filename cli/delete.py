@@ -1,0 +1,19 @@
+"""`bushel delete`: forget jobs that have ended."""
+
+import click
+
+from cli.access import Target
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+@click.pass_obj
+def delete(target: Target, job_ids: tuple[str, ...]) -> None:
+    """Delete one or more jobs that have ended, with their inputs, results and result files.
+
+    A job that still runs is refused; `bushel cancel` ends it.
+    """
+    with target.client() as client:
+        for job_id in job_ids:
+            client.delete_job(job_id)
+            click.echo(f"{job_id} deleted", err=True)
