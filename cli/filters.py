@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from cli import wire
+from cli import show, wire
 from cli.access import Target
 from cli.client import Client
 from cli.errors import CLIError
@@ -91,7 +91,7 @@ class LineFilter:
         self._under_way: deque[Pending] = deque()
         # Body and Idempotency-Key of a job that may or may not have reached the server yet.
         self._on_its_way: tuple[wire.JSON, str] | None = None
-        self._failed = 0
+        self._failed = self._truncated = self._cut = 0
         self._said: str | None = None
 
     def run(self, blocks: LineBlocks) -> int:
@@ -117,6 +117,8 @@ class LineFilter:
         except BaseException:
             self._cancel()
             raise
+        for sentence in show.notices(self._truncated, self._cut):
+            click.echo(sentence, err=True)
         if broken is not None:
             raise broken
         return self._failed
@@ -143,8 +145,18 @@ class LineFilter:
                 break
             self._write(first.block, self._outputs(job, first.block) if first.job_id is not None else {})
             self._under_way.popleft()
+            if first.job_id is not None:
+                self._tidy(job)
             wrote = True
         return wrote
+
+    def _tidy(self, job: wire.Job) -> None:
+        """Remove a job that went well: its outputs are written, and the user's list is for the user's jobs."""
+        self._truncated += job.truncated_inputs
+        self._cut += job.cut_outputs
+        if job.status == "completed" and not job.counts.failed:
+            with contextlib.suppress(CLIError):
+                self._client.delete_job(job.id)
 
     def _say_what_it_waits_for(self, pending: Pending, job: wire.Job) -> None:
         """Once for every change, so that a model that cannot be loaded does not look like a slow one."""

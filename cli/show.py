@@ -145,6 +145,27 @@ def summary(console: Console, job: wire.Job) -> None:
     console.print(Text.assemble((job.id, "bold"), "  ", (state(job), style), "  ", counts(job)))
     if job.input_tokens or job.output_tokens:
         console.print(Text(f"{job.input_tokens:,} tokens in, {job.output_tokens:,} out", style="dim"))
+    for sentence in notices(job.truncated_inputs, job.cut_outputs):
+        console.print(Text(sentence, style="yellow"))
+
+
+def notices(truncated_inputs: int, cut_outputs: int) -> list[str]:
+    """What was cut, which no status tells.
+
+    >>> notices(0, 2)
+    ['2 outputs reached the token limit and may be cut off']
+    """
+    said = []
+    if truncated_inputs:
+        inputs = f"{truncated_inputs:,} {_plural('input', truncated_inputs)}"
+        said.append(f"{inputs} longer than the model takes: the rest was left out")
+    if cut_outputs:
+        said.append(f"{cut_outputs:,} {_plural('output', cut_outputs)} reached the token limit and may be cut off")
+    return said
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
 
 
 def job_table(jobs: list[wire.Job]) -> Table:

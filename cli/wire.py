@@ -65,6 +65,8 @@ class Job:
     estimate: Estimate | None
     input_tokens: int
     output_tokens: int
+    truncated_inputs: int
+    cut_outputs: int
     created_at: float | None
     raw: JSON
 
@@ -109,7 +111,7 @@ class Result:
 def job(content: JSON) -> Job:
     """Fields the server does not send read as absent, so that an older server still shows what it has."""
     errors, usage = _object(content.get("errors")), _object(content.get("usage"))
-    waiting = _object(content.get("waiting_for"))
+    waiting, notices = _object(content.get("waiting_for")), _object(content.get("notices"))
     found = errors.get("data")
     problems = tuple(problem(_object(one)) for one in found) if isinstance(found, list) else ()
     return Job(
@@ -128,6 +130,8 @@ def job(content: JSON) -> Job:
         estimate=estimate(content.get("estimate")),
         input_tokens=_whole(usage.get("input_tokens")) or 0,
         output_tokens=_whole(usage.get("output_tokens")) or 0,
+        truncated_inputs=_whole(notices.get("truncated_inputs")) or 0,
+        cut_outputs=_whole(notices.get("cut_outputs")) or 0,
         created_at=_number(content.get("created_at")),
         raw=content,
     )
