@@ -138,7 +138,10 @@ def summary(console: Console, job: wire.Job) -> None:
     """How a job ended, or how it would go, after a dry run."""
     problems(console, job)
     if job.estimate is not None:
-        items = f"{job.estimate.items:,} items" if job.estimate.items is not None else "unknown number of items"
+        known = job.estimate.items
+        items = "unknown number of items" if known is None else f"{known:,} {_plural('item', known)}"
+        if job.estimate.invalid_items:
+            items += f" and {job.estimate.invalid_items:,} invalid"
         tokens = f"about {job.estimate.input_tokens:,} input tokens" if job.estimate.input_tokens is not None else ""
         console.print("  ".join(filter(None, (items, tokens, f"about {duration(job.estimate.seconds)}"))))
     style = STATUS_STYLES.get(job.status, "cyan")

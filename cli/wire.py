@@ -44,6 +44,7 @@ class Estimate:
     items: int | None
     input_tokens: int | None
     seconds: float | None
+    invalid_items: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,12 @@ def problem(content: JSON) -> Problem:
 def estimate(content: object) -> Estimate | None:
     if not isinstance(content, dict):
         return None
-    return Estimate(_whole(content.get("items")), _whole(content.get("input_tokens")), _number(content.get("seconds")))
+    return Estimate(
+        _whole(content.get("items")),
+        _whole(content.get("input_tokens")),
+        _number(content.get("seconds")),
+        _whole(content.get("invalid_items")) or 0,
+    )
 
 
 def stored_file(content: JSON) -> StoredFile:
