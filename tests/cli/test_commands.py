@@ -146,7 +146,7 @@ def test_a_dry_run_shows_the_estimate_and_every_problem(fake: FakeBushel, tmp_pa
     assert code == 1
     assert "line 3, column 7: not UTF-8 (not_utf8) - save it as UTF-8" in err
     assert "and 1 more" in err
-    assert "1 items" in err and "about 10 input tokens" in err
+    assert "1 item " in err and "about 10 input tokens" in err
 
 
 def test_a_good_dry_run_ends_with_0_though_nothing_ran(fake: FakeBushel) -> None:
