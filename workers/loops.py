@@ -9,23 +9,19 @@ logger = logging.getLogger(__name__)
 
 
 class Loop:
-    """Calls `action` about every `seconds`, and at once when woken. What it raises is logged, never fatal."""
+    """Calls `action` at once and then about every `seconds`. What it raises is logged, never fatal."""
 
     def __init__(self, name: str, seconds: float, action: Callable[[], object]) -> None:
         self._name, self._seconds, self._action = name, seconds, action
-        self._stopping, self._bell = threading.Event(), threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        self._bell.set()
-
     def stop(self) -> None:
         """Returns when the action that may be running has ended."""
         self._stopping.set()
-        self._bell.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -36,5 +32,4 @@ class Loop:
                 # An edge of the process: the database may be away, and this must go on when it is back.
                 logger.exception("%s failed", self._name, extra={"action": f"{self._name}_failed"})
             # Jitter keeps the loops of many processes from meeting at the database.
-            self._bell.wait(self._seconds * random.uniform(0.8, 1.2))
-            self._bell.clear()
+            self._stopping.wait(self._seconds * random.uniform(0.8, 1.2))

@@ -36,14 +36,10 @@ class Log:
         self._seen = 0
 
     def open(self) -> int:
-        """A descriptor for a part about to start; what it writes is `since_start`."""
+        """A descriptor for a part about to start."""
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._started = os.fstat(handle).st_size
         return handle
-
-    def since_start(self) -> str:
-        """What the part has written since `open`, or the last megabyte of it."""
-        return self._read(max(self._started, self._size() - 1024 * 1024)).decode("utf-8", "replace")
 
     def tail(self, lines: int = 20) -> str:
         """The last lines since the part's start, for an error message."""

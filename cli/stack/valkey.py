@@ -39,13 +39,8 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        """For Celery and kombu; redis-py takes `redis_url`."""
+        """For Celery and kombu."""
         return f"redis+socket://{self.socket}?virtual_host=0"
-
-    @property
-    def redis_url(self) -> str:
-        """For redis-py."""
-        return f"unix://{self.socket}?db=0"
 
     def part(self) -> Part:
         return Part(
