@@ -65,7 +65,7 @@ class RecordingDoorbell:
 
 
 def broker(broker_url: str, name: str = "bushel") -> Celery:
-    """A Celery app with the settings that RELIABILITY.md A.5 derives; workers add their tasks to it.
+    """A Celery app whose messages may be lost, doubled or late (ADR 2); workers add their tasks to it.
 
     Early acks, JSON only, no result backend, no remote control, no ETA: messages are only rings.
     """

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session, sessionmaker
 Sessions = sessionmaker[Session]
 
 # A black-holed connection hung psycopg for more than 98 s by default and 8 s with these
-# (shared/RELIABILITY.md, finding 9). Timeouts are in the units libpq and PostgreSQL name.
+# (measured with nftables dropping the packets). Timeouts are in the units libpq and PostgreSQL name.
 _LIBPQ = {
     "connect_timeout": 5,
     "keepalives_idle": 5,

@@ -46,7 +46,7 @@ add_tasks(app, process)
 
 @signals.worker_init.connect
 def _refuse_forking(sender: Any, **_: Any) -> None:
-    """A model and its threads do not survive a fork, and time limits are ours anyway (RELIABILITY.md A20)."""
+    """A model and its threads do not survive a fork, and time limits are ours anyway."""
     pool = getattr(sender.pool_cls, "__module__", str(sender.pool_cls))
     if "thread" not in pool and "solo" not in pool:
         raise SystemExit("bushel worker: start with --pool threads (a forked process cannot use a loaded model)")
