@@ -347,6 +347,7 @@ def test_a_chunk_that_cost_a_worker_is_held_alone(ledger: Ledger) -> None:
     echo = open_echo(spec(), None)
 
     def generate(*args: Any) -> Any:
+        # Time for the reader to claim the next chunk, which it would do if nothing held it back.
         time.sleep(0.05)
         seen.append([row.crashes for row in held(ledger)])
         return echo.generate(*args)
