@@ -14,7 +14,7 @@ from db.errors import LedgerError
 Order = Literal["asc", "desc"]
 Row = TypeVar("Row")
 
-_ID = re.compile(r"(?:job_|file-)([0-9a-z]{9})[0-9a-z]{16}\Z")
+_ID = re.compile(r"[a-z]+[_-]([0-9a-z]{9})[0-9a-z]{16}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

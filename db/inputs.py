@@ -50,12 +50,22 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One checked input. `body` is stored: {"text": …} or {"messages": […]}; `params` override the job's."""
+    """One checked input; `params` override the job's.
+
+    `body` is stored: {"text": …}, {"texts": […]} or {"messages": […]}.
+
+    In dialects whose requests are whole on every line, the line names its `model` (None: the job's), `body`
+    has what the answer must be shaped by under "request", and `aliases` says what our parameters are called
+    there. `refusal` is what such a request asks that cannot be served: it fails this item alone.
+    """
 
     body: dict[str, Any]
     custom_id: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     extra: list[str] | None = None
+    model: str | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    refusal: tuple[Problem, ...] = ()
 
 
 class Refused(Exception):

@@ -28,7 +28,7 @@ class NewJob:
 
     id: str
     task: str
-    model: str
+    model: str | None
     params: dict[str, Any]
     format: dict[str, Any]
     long_input: str = "error"
@@ -41,6 +41,11 @@ class NewJob:
     input_file_id: str | None = None
     inputs_key: str | None = None
     dialect: str = "bushel"
+    endpoint: str | None = None
+    output_lifetime: timedelta | None = None
+    parent_id: str | None = None
+    selection: str | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,11 @@ def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
         id=new.id,
         tenant_id=tenant_id,
         dialect=new.dialect,
+        endpoint=new.endpoint,
+        output_lifetime_seconds=None if new.output_lifetime is None else int(new.output_lifetime.total_seconds()),
+        parent_id=new.parent_id,
+        selection=new.selection,
+        fingerprint=new.fingerprint,
         task=new.task,
         model=new.model,
         params=new.params,

@@ -1,6 +1,7 @@
 """The ledger's tables. Items and results are only inserted; jobs and chunks are the rows that change."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -21,13 +22,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.states import ChunkState, Count, JobStatus, Outcome
+from db.states import ChunkState, Count, DeliveryState, JobStatus, Outcome, UploadStatus
 
 JSON = dict[str, Any]
 MAX_CODE = 64
 
 
-def _one_of(column: str, values: type[JobStatus] | type[ChunkState] | type[Outcome]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
@@ -104,8 +105,11 @@ class Job(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
     dialect: Mapped[str] = mapped_column(server_default="bushel")
+    # The path its lines are sent to, in dialects whose requests name one.
+    endpoint: Mapped[str | None]
     task: Mapped[str]
-    model: Mapped[str]
+    # None where every item names its own: until validation has ended, and for good if there are several.
+    model: Mapped[str | None]
     params: Mapped[JSON]
     format: Mapped[JSON]
     long_input: Mapped[str]
@@ -113,7 +117,15 @@ class Job(Base):
     dry_run: Mapped[bool] = mapped_column(server_default=text("false"))
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     completion_window: Mapped[str | None]
+    output_lifetime_seconds: Mapped[int | None]
     job_metadata: Mapped[JSON | None] = mapped_column("metadata")
+    # One request that somebody waits for: never listed, never written to files, soon forgotten.
+    interactive: Mapped[bool] = mapped_column(server_default=text("false"))
+    # The job this one repeats. With `selection`, only those of its items that have not succeeded.
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    selection: Mapped[str | None]
+    # What the request that made it said, so that a client's silent second try can be told.
+    fingerprint: Mapped[str | None]
 
     status: Mapped[str] = mapped_column(server_default=JobStatus.VALIDATING.value)
     version: Mapped[int] = mapped_column(server_default="1")
@@ -170,6 +182,16 @@ class Job(Base):
             "status",
             postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
         ),
+        CheckConstraint("selection IN ('unfinished')", name="selection"),
+        Index("ix_jobs_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+        Index(
+            "ix_jobs_fingerprint",
+            "tenant_id",
+            "fingerprint",
+            text("created_at DESC"),
+            postgresql_where=text("fingerprint IS NOT NULL"),
+        ),
+        Index("ix_jobs_interactive", "created_at", postgresql_where=text("interactive")),
         Index("ix_jobs_input_file_id", "input_file_id"),
         Index("ix_jobs_output_file_id", "output_file_id"),
         Index("ix_jobs_error_file_id", "error_file_id"),
@@ -242,6 +264,8 @@ class Result(Base):
     output: Mapped[JSON | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
+    # Which part of the request is at fault.
+    error_param: Mapped[str | None]
     input_tokens: Mapped[int] = mapped_column(server_default="0")
     output_tokens: Mapped[int] = mapped_column(server_default="0")
     chunk_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -299,3 +323,80 @@ class IdempotencyKey(Base):
     request_sha256: Mapped[str]
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class Upload(Base):
+    """A file that arrives in parts; once completed it is an ordinary file."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    status: Mapped[str] = mapped_column(server_default=UploadStatus.PENDING.value)
+    purpose: Mapped[str]
+    filename: Mapped[str]
+    mime_type: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    lifetime_seconds: Mapped[int | None]
+    file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    __table_args__ = (
+        CheckConstraint(_one_of("status", UploadStatus), name="status"),
+        Index("ix_uploads_pending", "expires_at", postgresql_where=text("status = 'pending'")),
+    )
+
+
+class UploadPart(Base):
+    """Bytes of an upload, in the store; gone once the upload is no longer pending."""
+
+    __tablename__ = "upload_parts"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    store_key: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Webhook(Base):
+    """Where a tenant wants to be told of events. The secret signs, so it is kept as it is."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    url: Mapped[str]
+    events: Mapped[list[Any]]
+    description: Mapped[str] = mapped_column(server_default="")
+    secret: Mapped[str]
+    # Signs too until it expires, so that a receiver can change over.
+    previous_secret: Mapped[str | None]
+    previous_secret_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Since when nothing was delivered any more; None while it works.
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+
+
+class Delivery(Base):
+    """One event for one webhook. `body` is sent and signed to the byte in every attempt."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event_id: Mapped[str]
+    event: Mapped[str]
+    job_id: Mapped[str | None]
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default=DeliveryState.PENDING.value)
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    # When it is tried next; moved ahead by whoever tries it, so that nobody else does.
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # One entry an attempt: when, how long it took, the status or the error.
+    log: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint(_one_of("state", DeliveryState), name="state"),
+        Index("ix_deliveries_due", "due_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_deliveries_listing", "webhook_id", text("created_at DESC"), text("id DESC")),
+    )

@@ -59,8 +59,8 @@ class Surroundings:
     models: Mapping[str, ModelState] = field(default_factory=dict)
     ahead: Mapping[str, Ahead] = field(default_factory=dict)
 
-    def model(self, name: str) -> ModelState:
-        return self.models.get(name, ModelState())
+    def model(self, name: str | None) -> ModelState:
+        return self.models.get(name or "", ModelState())
 
 
 _SURROUNDINGS = text("""
@@ -104,7 +104,7 @@ def surroundings(session: Session, jobs: Iterable[Job], models: Sequence[str] = 
         {
             "alive": ALIVE_SECONDS,
             "jobs": [job.id for job in jobs],
-            "models": sorted({*models, *(job.model for job in jobs)}),
+            "models": sorted({*models, *(job.model for job in jobs if job.model is not None)}),
         },
     ).one()
     return Surroundings(

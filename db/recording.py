@@ -25,6 +25,7 @@ class NewResult:
     error_message: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    error_param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ _COUNT = text("""
     RETURNING status, queued, running
 """)
 _RESULT_COLUMNS = (
-    "job_id, idx, seq, outcome, output, error_code, error_message, input_tokens, output_tokens, chunk_id, attempt"
+    "job_id, idx, seq, outcome, output, error_code, error_message, error_param, input_tokens, output_tokens, chunk_id,"
+    " attempt"
 )
 
 
@@ -144,6 +146,7 @@ def insert_results(
                     None if result.output is None else _stored(result.output),
                     result.error_code,
                     None if result.error_message is None else storable(result.error_message),
+                    None if result.error_param is None else storable(result.error_param),
                     result.input_tokens,
                     result.output_tokens,
                     chunk_id,

@@ -43,6 +43,23 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class UploadStatus(StrEnum):
+    """OpenAI's words; all but `pending` are final."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class DeliveryState(StrEnum):
+    """`failed`: given up. A redelivery by hand makes a delivery of its own."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
 NEXT_JOB: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.VALIDATING: frozenset(
         {JobStatus.IN_PROGRESS, JobStatus.FINALIZING, JobStatus.FAILED, JobStatus.CANCELLING}

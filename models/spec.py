@@ -14,6 +14,7 @@ class Task(StrEnum):
     TRANSLATION = "translation"
     SUMMARIZATION = "summarization"
     GENERATION = "generation"
+    EMBEDDING = "embedding"
 
 
 class EngineKind(StrEnum):

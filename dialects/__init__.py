@@ -1,0 +1,1 @@
+"""Other services' wire formats of requests and answers, to and from our own values. Pure."""
