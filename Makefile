@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast bench bench-model lint format clean
+.PHONY: help install demo up test test-fast bench bench-model compatibility lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,7 +35,7 @@ up: install ## Run the one-machine stack in the foreground (Ctrl-C stops it)
 	$(BIN)/bushel up
 
 test: install ## Run the whole test suite, fast parts first
-	$(BIN)/pytest tests/unit tests/db tests/api tests/engines tests/cli tests/stack
+	$(BIN)/pytest tests/unit tests/db tests/api tests/engines tests/cli tests/stack tests/conformance
 
 test-fast: install ## Run the tests that start no stack
 	$(BIN)/pytest tests/unit tests/db tests/api
@@ -45,6 +45,9 @@ bench: install ## Measure ingest, recording, download and memory, without a mode
 
 bench-model: install ## Measure the starter model through the service against plain transformers (about 3 minutes)
 	$(BIN)/python -m benchmarks.heldout
+
+compatibility: install ## Run every SDK version against a real server and write docs/compatibility.md anew
+	BUSHEL_WRITE_COMPATIBILITY=1 $(BIN)/pytest tests/conformance
 
 lint: install ## Check style, types and the arrows between packages
 	$(BIN)/ruff check .
@@ -57,4 +60,4 @@ format: install ## Put the code into the house format
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment and what runs left behind (not .bushel, where your jobs are)
-	rm -rf $(VENV) demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-sdks demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -9,12 +9,17 @@ from flask import Response, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
-from api import auth, docs, document, errors, files, health, jobs, models, results, tracing
+from api import auth, children, docs, document, errors, files, health, jobs, models, results, tracing, webhooks
+from api.anthropic import answers, messages
+from api.anthropic import batches as message_batches
 from api.config import APISettings
+from api.openai import batches, endpoints, uploads
 from api.requests import BushelRequest
 from api.services import EXTENSION, Services
 from api.validation import refuse
+from api.waiting import Seats, seats
 from db.doorbell import CeleryDoorbell, Doorbell, broker
+from db.notices import Listener
 from db.ringing import BackgroundDoorbell
 from db.session import connect, sessions
 from db.store import open_store
@@ -29,9 +34,10 @@ class BushelAPI(OpenAPI):
     request_class = BushelRequest
 
     def close(self) -> None:
-        """Give the database connections back; for programs that outlive their app."""
-        engine = self.extensions[EXTENSION].sessions.kw["bind"]
-        engine.dispose()
+        """Send waiting requests away and give the database connections back; for programs that outlive their app."""
+        service = self.extensions[EXTENSION]
+        service.listener.stop()
+        service.sessions.kw["bind"].dispose()
 
 
 def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = None) -> BushelAPI:
@@ -56,9 +62,11 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
     app.before_request(tracing.begin)
     app.before_request(lambda: _limit_silence(settings.upload_idle_seconds))
     auth.install(app)
-    errors.install(app)
+    errors.install(app, answers.reshaped)
     app.after_request(tracing.stamp)
-    for module in (files, jobs, results, models, health):
+    app.after_request(answers.stamp)
+    shared = (files, jobs, children, results, webhooks, models, health)
+    for module in (*shared, uploads, batches, endpoints, messages, message_batches):
         app.register_api(module.bp)
     app.register_blueprint(docs.blueprint(_document_of(app)))
     return app
@@ -67,6 +75,8 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
 def _services(settings: APISettings, doorbell: Doorbell | None) -> Services:
     return Services(
         settings=settings,
+        listener=Listener(settings.database_url),
+        seats=Seats(seats(settings.sync_requests, settings.api_threads)),
         sessions=sessions(connect(settings.database_url, settings.database_pool, "bushel-api")),
         store=open_store(settings.file_store),
         doorbell=doorbell or BackgroundDoorbell(_celery_doorbell(settings.broker_url)),

@@ -17,5 +17,18 @@ class APISettings(Settings):
     upload_idle_seconds: float = Field(
         30, gt=0, description="a client that sends nothing of its request for this long is cut off"
     )
+    max_open_jobs: int = Field(
+        10_000, ge=1, description="most jobs a tenant may have open at once, batches included; more are refused (429)"
+    )
+    sync_wait_seconds: float = Field(
+        60, gt=0, le=3_600, description="longest a single request waits for its answer before it is cancelled (504)"
+    )
+    sync_requests: int = Field(
+        8,
+        ge=1,
+        le=1_000,
+        description="requests that may wait for workers at once in an API process, at most all but one of its threads; "
+        "more are refused (429)",
+    )
     api_threads: int = Field(16, ge=1, le=1_000, description="requests an API process serves at once")
     api_processes: int = Field(1, ge=1, le=256, description="API processes gunicorn starts on this machine")

@@ -8,12 +8,18 @@ SECURITY_SCHEMES: dict[str, Any] = {
         "type": "http",
         "scheme": "bearer",
         "description": "An API key, as `bushel keys create` prints it: `Authorization: Bearer bsh_…`.",
-    }
+    },
+    "x-api-key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-api-key",
+        "description": "The same key, as Anthropic's clients send it.",
+    },
 }
 DESCRIPTION = (
-    "Bulk translation, summarization and generation: hand in a file or a list of inputs, watch the job, read the "
-    "results while it runs. Every answer carries `x-request-id`; every error has one shape, with a message, the "
-    "parameter at fault and a code."
+    "Bulk translation, summarization, generation and embeddings: hand in a file or a list of inputs, watch the job, "
+    "read the results while it runs. Every answer carries `x-request-id`; every error has one shape, with a message, "
+    "the parameter at fault and a code."
 )
 _REQUEST_ID = {
     "schema": {"type": "string"},
@@ -23,7 +29,7 @@ _REQUEST_ID = {
 
 def finished(spec: dict[str, Any]) -> dict[str, Any]:
     """Every operation guarded unless it says otherwise, texts without markup, and the header all answers have."""
-    spec["security"] = [{"bearer": []}]
+    spec["security"] = [{"bearer": []}, {"x-api-key": []}]
     for path in spec["paths"].values():
         for operation in path.values():
             if "description" in operation:

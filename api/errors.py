@@ -3,11 +3,14 @@
 APIError
 ├── InvalidRequest     400, with every problem that was found
 ├── Unauthorized       401
+├── TimedOut           504
 └── OutOfRoom          507
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, request
@@ -19,22 +22,31 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntity
 
 from api.services import services
 from api.tracing import request_id
+from api.waiting import NoSeat
 from api.wire import encoded
 from db.cursors import UnknownCursor
-from db.errors import Conflict, IllegalTransition, NotFound
+from db.errors import Conflict, IllegalTransition, NotFound, TooManyJobs
 from db.jobs import KEY_REUSED
 from db.store import StoreFull
 from models.registry import NoDefaultModel, UnknownModel
 
 logger = logging.getLogger(__name__)
 
-INVALID, SERVER = "invalid_request_error", "server_error"
+INVALID, RATE_LIMIT, SERVER = "invalid_request_error", "rate_limit_error", "server_error"
+# From a status and our error body to the body that is sent.
+Reshape = Callable[[int, dict[str, Any]], dict[str, Any]]
 _LISTED = 5
 RETRY_SECONDS = 2
+# Jobs end in minutes; asking every second would not make them end sooner.
+QUOTA_SECONDS = 60
 
 
 class APIError(Exception):
-    """A refusal that knows its HTTP meaning. `details` are listed in the body under `error.details`."""
+    """A refusal that knows its HTTP meaning. `details` are listed in the body under `error.details`.
+
+    `retry_after` seconds are what to wait before trying again; `should_retry` tells clients that try again
+    by themselves whether that can help, where the status alone would tell them wrong.
+    """
 
     status, type, code = 400, INVALID, "invalid_request"
 
@@ -46,8 +58,11 @@ class APIError(Exception):
         code: str | None = None,
         status: int | None = None,
         details: Sequence[Mapping[str, Any]] | None = None,
+        retry_after: float | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         super().__init__(message)
+        self.retry_after, self.should_retry = retry_after, should_retry
         self.message, self.param, self.details = message, param, details
         self.code = code or type(self).code
         self.status = status or type(self).status
@@ -61,13 +76,19 @@ class Unauthorized(APIError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
 
+class TimedOut(APIError):
+    status, type, code = 504, SERVER, "request_timeout"
+
+
 class OutOfRoom(APIError):
     status, type, code = 507, SERVER, "insufficient_storage"
 
 
 class ErrorDetail(BaseModel):
     message: str = Field(description="A sentence for people: what is wrong and what to do.")
-    type: str = Field(description="`invalid_request_error`, `authentication_error` or `server_error`.")
+    type: str = Field(
+        description="`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`."
+    )
     param: str | None = Field(description="The part of the request that is at fault, as a dotted path.")
     code: str | None = Field(description="A fixed word for programs.")
     details: list[dict[str, Any]] | None = Field(None, description="Every problem found, where there are several.")
@@ -111,8 +132,10 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
     416: (INVALID, "range_not_satisfiable", "The range lies outside the file."),
     422: (INVALID, KEY_REUSED, "The Idempotency-Key was used for another request."),
     431: (INVALID, "headers_too_large", "The request headers are too large."),
+    429: (RATE_LIMIT, "too_many_requests", "Too much at once; `retry-after` says in how many seconds to try again."),
     500: (SERVER, "internal_error", "A fault of the server; the log has it under the request id."),
     503: (SERVER, "unavailable", "The database cannot be reached or is busy; try again."),
+    504: (SERVER, "request_timeout", "There was no answer in time; the request was cancelled."),
     507: (SERVER, "insufficient_storage", "The file store has no room."),
 }
 
@@ -129,26 +152,40 @@ def _documented(status: int) -> dict[str, Any]:
     return {"description": meaning, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
-def install(app: Flask) -> None:
-    app.register_error_handler(Exception, _answer)
+def install(app: Flask, reshaped: Reshape = lambda status, content: content) -> None:
+    """Answer every exception; `reshaped` gives the body another form where a dialect has its own."""
+    app.register_error_handler(Exception, partial(_answer, reshaped))
 
 
-def _answer(exc: Exception) -> ResponseReturnValue:
+def _answer(reshaped: Reshape, exc: Exception) -> ResponseReturnValue:
     """The one place where exceptions become HTTP."""
     status, content = _meaning(exc)
+    content = reshaped(status, content)
     response = Response(encoded(content), status, content_type="application/json")
     if isinstance(exc, HTTPException):
         _keep_headers(exc, response)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="bushel"'
-    if status in (409, 507):
-        # The OpenAI clients retry these by themselves; waiting does not help.
-        response.headers["x-should-retry"] = "false"
-    if status == 503:
-        response.headers["Retry-After"] = str(RETRY_SECONDS)
+    _advise(exc, status, response)
     if status >= 500:
         _log(exc, status)
     return response
+
+
+def _advise(exc: Exception, status: int, response: Response) -> None:
+    """Say when to try again, and whether at all: the OpenAI clients retry 409, 429 and all of 5xx by themselves."""
+    retry_after: float | None = RETRY_SECONDS if status in (429, 503) else None
+    should_retry: bool | None = False if status in (409, 507) else None
+    if isinstance(exc, TooManyJobs):
+        retry_after, should_retry = QUOTA_SECONDS, False
+    if isinstance(exc, APIError):
+        retry_after = retry_after if exc.retry_after is None else exc.retry_after
+        should_retry = should_retry if exc.should_retry is None else exc.should_retry
+    if retry_after is not None:
+        # Whole seconds, as RFC 9110 has them.
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
+    if should_retry is not None:
+        response.headers["x-should-retry"] = "true" if should_retry else "false"
 
 
 def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
@@ -165,6 +202,10 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 400, body(str(exc), INVALID, "unknown_cursor", "after")
         case Conflict():
             return (422 if exc.code == KEY_REUSED else 409), body(str(exc), INVALID, exc.code)
+        case TooManyJobs():
+            return 429, body(str(exc), RATE_LIMIT, "too_many_jobs")
+        case NoSeat():
+            return 429, body(str(exc), RATE_LIMIT, "too_many_requests")
         case IllegalTransition():
             return 409, body(str(exc), INVALID, "illegal_transition")
         case StoreFull():

@@ -32,7 +32,7 @@ bp = APIBlueprint("files", __name__, url_prefix="/v1/files", abp_tags=[tag])
 
 MIN_LIFETIME, MAX_LIFETIME = 3_600, 2_592_000
 # Boundaries and fields around the file.
-_ENVELOPE_BYTES = 64 * 1024
+ENVELOPE_BYTES = 64 * 1024
 _ONE_RANGE = re.compile(r"bytes=(\d+-\d*|-\d+)\Z")
 _EXAMPLE_ID = "file-0mgcxk2l9h4t8v2c6y0q1w5r3a"
 
@@ -114,13 +114,13 @@ _UPLOAD_FORM: dict[str, Any] = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "required": ["file"],
+                "required": ["file", "purpose"],
                 "properties": {
                     "file": {
                         "type": "string",
                         "description": "JSONL, CSV or TXT, plain or gzip. What is in it is checked when a job uses it.",
                     },
-                    "purpose": {"type": "string", "enum": list(files.PURPOSES), "default": "batch"},
+                    "purpose": {"type": "string", "enum": list(files.PURPOSES)},
                     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                     "expires_after[seconds]": {"type": "integer", "minimum": MIN_LIFETIME, "maximum": MAX_LIFETIME},
                 },
@@ -144,14 +144,14 @@ def upload() -> Response:
     """
     service = services()
     limit = service.settings.max_upload_bytes
-    request.max_content_length = limit + _ENVELOPE_BYTES
-    boundary = _boundary()
+    request.max_content_length = limit + ENVELOPE_BYTES
+    mark = boundary()
     ensure_room(request.content_length or 0)
     file_id = files.new_file_id()
     key = files.store_key(file_id)
     with service.store.writer(key) as writer:
         form = Form(writer, limit)
-        form.read(request.stream, boundary)
+        form.read(request.stream, mark)
         purpose, lifetime = _terms(form.fields)
         if not writer.bytes:
             raise InvalidRequest("the file is empty", param="file", code="empty_file")
@@ -252,30 +252,32 @@ def base_name(sent: str) -> str:
     return name if name.strip(".") else "upload"
 
 
-def _boundary() -> str:
+def boundary() -> str:
+    """What separates the parts of the request that is being served; InvalidRequest if it is no multipart body."""
     mimetype, options = parse_options_header(request.headers.get("Content-Type"))
     if mimetype != "multipart/form-data":
         given = mimetype or "none"
         raise InvalidRequest(
             f"files are uploaded as multipart/form-data (not {given})", status=415, code="unsupported_media_type"
         )
-    boundary = options.get("boundary", "")
-    if not boundary or not boundary.isascii():
+    mark = options.get("boundary", "")
+    if not mark or not mark.isascii():
         raise InvalidRequest("the multipart body has no boundary", code="invalid_multipart")
-    return boundary
+    return mark
 
 
 def _terms(fields: dict[str, str]) -> tuple[str, timedelta | None]:
     """Purpose and lifetime from the form's fields."""
-    purpose = fields.pop("purpose", "batch")
-    if purpose not in files.PURPOSES:
-        allowed = ", ".join(files.PURPOSES)
-        raise InvalidRequest(f"`purpose` must be one of {allowed}", param="purpose", code="invalid_value")
+    purpose = fields.pop("purpose", None)
     anchor, seconds = fields.pop("expires_after[anchor]", None), fields.pop("expires_after[seconds]", None)
     for name in fields:
         raise InvalidRequest(f"`{name[:64]}` is unknown", param=name[:64], code="unknown_field")
+    if purpose not in files.PURPOSES:
+        what = "is required: one of" if purpose is None else "must be one of"
+        code = "missing_field" if purpose is None else "invalid_value"
+        raise InvalidRequest(f"`purpose` {what} {', '.join(files.PURPOSES)}", param="purpose", code=code)
     if anchor is None and seconds is None:
-        return purpose, files.BATCH_LIFETIME if purpose == "batch" else None
+        return purpose, files.usual_lifetime(purpose)
     if anchor != "created_at":
         raise InvalidRequest(
             "`expires_after[anchor]` must be created_at", param="expires_after[anchor]", code="invalid_value"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from api.errors import documented
 from api.services import services
 from api.strict import Strict
-from api.wire import listed
+from api.wire import answer, listed
 from db.outlook import ModelState, surroundings
 from models.spec import ModelSpec
 
@@ -80,6 +80,10 @@ class ModelList(BaseModel):
     has_more: bool
 
 
+class ModelPath(Strict):
+    model: str = Field(description="The model's name.", json_schema_extra={"example": "tatoeba-en-de-draft"})
+
+
 class ModelsQuery(Strict):
     """Nothing can be asked for yet."""
 
@@ -92,3 +96,13 @@ def index(query: ModelsQuery) -> Response:
     with services().sessions() as session:
         around = surroundings(session, [], [spec.name for spec in specs])
     return listed(specs, False, lambda spec: ModelObject.of(spec, around.model(spec.name), created))
+
+
+@bp.get("/<model>", operation_id="get_model", responses={200: ModelObject, **documented(401, 404, 503)})
+def show(path: ModelPath) -> Response:
+    """Look at a model"""
+    catalog = services().catalog
+    spec, created = catalog.current().get(path.model), catalog.changed_at
+    with services().sessions() as session:
+        around = surroundings(session, [], [spec.name])
+    return answer(ModelObject.of(spec, around.model(spec.name), created))

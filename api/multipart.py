@@ -17,10 +17,10 @@ _PARTS = 16
 
 
 class Form:
-    """What came with the file: text fields, and the file's own name."""
+    """What came with the file: text fields, and the file's own name. `part` is how the file must be sent."""
 
-    def __init__(self, writer: Writer, max_bytes: int) -> None:
-        self._writer, self._max_bytes = writer, max_bytes
+    def __init__(self, writer: Writer, max_bytes: int, part: str = "file") -> None:
+        self._writer, self._max_bytes, self._part = writer, max_bytes, part
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self._name = ""
@@ -28,14 +28,15 @@ class Form:
         self._value = b""
 
     def read(self, stream: IO[bytes], boundary: str) -> None:
-        """Take in the whole body. InvalidRequest when it is malformed, or not exactly one file named `file`."""
+        """Take in the whole body. InvalidRequest when it is malformed, or not exactly one file under its name."""
         try:
             for event in _events(stream, boundary):
                 self._take(event)
         except ValueError as exc:
             raise InvalidRequest(f"the multipart body is malformed: {exc}", code="invalid_multipart") from exc
         if self.filename is None:
-            raise InvalidRequest("there is no file; send one as the part `file`", param="file", code="missing_field")
+            message = f"there is no file; send one as the part `{self._part}`"
+            raise InvalidRequest(message, param=self._part, code="missing_field")
 
     def _take(self, event: Event) -> None:
         match event:
@@ -51,13 +52,13 @@ class Form:
                 self._take_text(event)
 
     def _begin_file(self, event: File) -> None:
-        if event.name != "file":
-            raise InvalidRequest(
-                f"the file was sent as {event.name!r}; send it as the part `file`", param="file", code="unknown_field"
-            )
+        part = self._part
+        if event.name != part:
+            message = f"the file was sent as {event.name!r}; send it as the part `{part}`"
+            raise InvalidRequest(message, param=part, code="unknown_field")
         if self.filename is not None:
-            raise InvalidRequest("there are two files; send one at a time", param="file", code="invalid_value")
-        self._name, self._is_file, self.filename = "file", True, event.filename
+            raise InvalidRequest("there are two files; send one at a time", param=part, code="invalid_value")
+        self._name, self._is_file, self.filename = part, True, event.filename
 
     def _take_text(self, event: Data) -> None:
         self._value += event.data
@@ -66,10 +67,9 @@ class Form:
             raise InvalidRequest(f"the field `{name}` is too long", param=name, code="invalid_value")
         if event.more_data:
             return
-        if self._name == "file":
-            raise InvalidRequest(
-                "`file` came as text; send it as a file, with a filename", param="file", code="invalid_value"
-            )
+        if self._name == self._part:
+            message = f"`{self._part}` came as text; send it as a file, with a filename"
+            raise InvalidRequest(message, param=self._part, code="invalid_value")
         self.fields[self._name] = self._value.decode()
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from flask import Request
+from flask import Request, request
 
 from api.errors import InvalidRequest
 
@@ -36,6 +36,11 @@ class BushelRequest(Request):
             raise InvalidRequest("the JSON is nested too deeply", code="invalid_json") from exc
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise InvalidRequest(f"the body is not valid JSON: {_placed(data, exc)}", code="invalid_json") from exc
+
+
+def has_body() -> bool:
+    """Whether anything was sent beside the headers. A POST without a body need not say that it has none."""
+    return bool(request.content_length) or bool(request.headers.get("Transfer-Encoding"))
 
 
 def _placed(data: bytes, exc: Exception) -> str:

@@ -121,11 +121,15 @@ def _page(job: Job, query: ResultsQuery, rows: Iterator[ResultRow], writer: Line
 
 
 def _download(job: Job, rows: Iterator[ResultRow], writer: LineWriter, header: bytes) -> Response:
-    # The first row is fetched now, so that a database that is down is still an error and not a cut stream.
-    first = next(rows, None)
-    lines = (writer.line(row) for row in chain(() if first is None else (first,), rows))
-    response = Response(stream_with_context(_pieces(chain((header,), lines))))
-    response.headers["Content-Disposition"] = attachment(f"{job.id}.{writer.extension}")
+    return streamed((writer.line(row) for row in rows), f"{job.id}.{writer.extension}", header)
+
+
+def streamed(lines: Iterator[bytes], filename: str, header: bytes = b"") -> Response:
+    """A download of lines as they are read."""
+    # The first one is fetched now, so that a database that is down is still an error and not a cut stream.
+    first = next(lines, b"")
+    response = Response(stream_with_context(_pieces(chain((header, first), lines))))
+    response.headers["Content-Disposition"] = attachment(filename)
     return response
 
 

@@ -6,7 +6,9 @@ from typing import cast
 from flask import current_app, g
 
 from api.config import APISettings
+from api.waiting import Seats
 from db.doorbell import Doorbell
+from db.notices import Listener
 from db.session import Sessions
 from db.store import FileStore
 from models.catalog import Catalog
@@ -21,6 +23,8 @@ class Services:
     store: FileStore
     doorbell: Doorbell
     catalog: Catalog
+    listener: Listener
+    seats: Seats
 
 
 def services() -> Services:

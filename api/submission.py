@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from api.errors import InvalidRequest, summary
 from api.strict import Strict
@@ -140,6 +140,27 @@ _PARAMS_SCHEMA = {
 }
 
 
+def _is_duration(window: str) -> str:
+    duration(window)
+    return window
+
+
+def _fits(metadata: dict[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not 1 <= len(key) <= MAX_METADATA_KEY:
+            raise ValueError(f"has a key that is not 1 to {MAX_METADATA_KEY} characters long")
+        if len(value) > MAX_METADATA_VALUE:
+            raise ValueError(f"has a value longer than {MAX_METADATA_VALUE} characters, at {key!r}")
+        for problem in (*check_text(key, "a key"), *check_text(value, f"the value of {key!r}")):
+            raise ValueError(f"is not usable: {problem.message}")
+    return metadata
+
+
+Window = Annotated[str, AfterValidator(_is_duration)]
+Metadata = Annotated[dict[str, str], Field(max_length=MAX_METADATA), AfterValidator(_fits)]
+Params = Annotated[dict[str, Any], WithJsonSchema(_PARAMS_SCHEMA)]
+
+
 class JobRequest(Strict):
     """A job to run: a task, inputs or a file of them, and how to decode."""
 
@@ -167,7 +188,7 @@ class JobRequest(Strict):
         description="How to read the file; may be just the name of the type. Default: told by the file's name.",
         json_schema_extra={"example": {"type": "csv", "text_column": "sentence", "id_column": "id"}},
     )
-    params: Annotated[dict[str, Any], WithJsonSchema(_PARAMS_SCHEMA)] = Field(default_factory=dict)
+    params: Params = Field(default_factory=dict)
     long_input: Literal["error", "truncate"] = Field(
         "error", description="What happens to an input longer than the model takes; a cut is told in the result."
     )
@@ -175,34 +196,13 @@ class JobRequest(Strict):
         "fail", description="Whether an invalid input stops the job before it starts, or fails alone."
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
-    completion_window: str | None = Field(
+    completion_window: Window | None = Field(
         None,
         description="`30m`, `24h`, `7d`: what is not finished by then expires; null: never.",
         json_schema_extra={"example": "24h"},
     )
-    metadata: Annotated[
-        dict[str, str] | None, Field(max_length=MAX_METADATA, description="Up to 16 pairs of your own.")
-    ] = None
+    metadata: Metadata | None = Field(None, description="Up to 16 pairs of your own.")
     dry_run: bool = Field(False, description="Check the inputs and estimate the work, but run nothing.")
-
-    @field_validator("completion_window")
-    @classmethod
-    def _is_duration(cls, window: str | None) -> str | None:
-        if window is not None:
-            duration(window)
-        return window
-
-    @field_validator("metadata")
-    @classmethod
-    def _fits(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
-        for key, value in (metadata or {}).items():
-            if not 1 <= len(key) <= MAX_METADATA_KEY:
-                raise ValueError(f"has a key that is not 1 to {MAX_METADATA_KEY} characters long")
-            if len(value) > MAX_METADATA_VALUE:
-                raise ValueError(f"has a value longer than {MAX_METADATA_VALUE} characters, at {key!r}")
-            for problem in (*check_text(key, "a key"), *check_text(value, f"the value of {key!r}")):
-                raise ValueError(f"is not usable: {problem.message}")
-        return metadata
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "JobRequest":
@@ -214,12 +214,16 @@ class JobRequest(Strict):
 
     @property
     def given_params(self) -> dict[str, Any]:
-        """A null is the same as leaving the parameter out."""
-        return {name: value for name, value in self.params.items() if value is not None}
+        return given(self.params)
 
     @property
     def window(self) -> timedelta | None:
         return None if self.completion_window is None else duration(self.completion_window)
+
+
+def given(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A null is the same as leaving the parameter out."""
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def duration(window: str) -> timedelta:
@@ -256,11 +260,14 @@ def guessed_format(filename: str) -> JobFormat:
     )
 
 
-def check_job_params(request: JobRequest, spec: ModelSpec, format_type: str) -> None:
+def check_job_params(params: Mapping[str, Any], spec: ModelSpec, format_type: str) -> None:
     """Refuse decoding parameters the model cannot honour. Inputs of JSONL may still bring a language of their own."""
-    _, problems = check_params(request.given_params, spec)
+    _, problems = check_params(params, spec)
     if format_type == "jsonl":
-        problems = [each for each in problems if each.param not in LANGUAGES or each.param in request.given_params]
+        problems = [each for each in problems if each.param not in LANGUAGES or each.param in params]
+    elif not problems and params.get("n", 1) > 1:
+        hint = "submit JSONL or inline inputs"
+        problems = [ParamProblem("n", f"results in {format_type} have one line an input, so `n` must be 1", hint)]
     if problems:
         found = [_listed(problem, f"params.{problem.param}") for problem in problems]
         raise InvalidRequest(

@@ -2,13 +2,17 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from flask import request
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from api.errors import InvalidRequest, summary
+from api.requests import has_body
 from api.strict import Strict
+
+Body = TypeVar("Body", bound=BaseModel)
 
 _PLAIN: Mapping[str, str] = {
     "missing": "is required",
@@ -26,7 +30,7 @@ _PLAIN: Mapping[str, str] = {
 }
 
 
-def refuse(exc: ValidationError) -> Any:
+def refuse(exc: ValidationError) -> NoReturn:
     """Turn a ValidationError into InvalidRequest; flask-openapi3 calls it for every part of a request."""
     found = [_problem(error) for error in exc.errors(include_url=False)]
     raise InvalidRequest(
@@ -35,6 +39,20 @@ def refuse(exc: ValidationError) -> Any:
         code=found[0]["code"] if len(found) == 1 else "invalid_request",
         details=found if len(found) > 1 else None,
     ) from exc
+
+
+def optional_body(model: type[Body]) -> Body:
+    """The body, which may be missing: then it says nothing, and every field is as it is by default."""
+    value = request.get_json() if has_body() else {}
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        refuse(exc)
+
+
+def optional(model: type[BaseModel]) -> dict[str, Any]:
+    """A body that may be missing, for the OpenAPI document."""
+    return {"required": False, "content": {"application/json": {"schema": model.model_json_schema()}}}
 
 
 def _problem(error: ErrorDetails) -> dict[str, Any]:

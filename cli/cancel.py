@@ -14,8 +14,4 @@ def cancel(target: Target, job_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel one or more jobs. Results that are finished stay readable."""
     with target.client() as client:
         for job_id in job_ids:
-            job = client.cancel(job_id)
-            if as_json:
-                show.print_json(job.raw)
-            else:
-                click.echo(show.line(job))
+            show.said(client.cancel(job_id), as_json)

@@ -161,9 +161,20 @@ class Client:
 
     def create_job(self, body: wire.JSON, idempotency_key: str | None = None) -> wire.Job:
         """Create it exactly once, however often the answer gets lost on the way."""
+        return self._create("/v1/jobs", body, idempotency_key)
+
+    def retry(self, job_id: str, body: wire.JSON) -> wire.Job:
+        """A new job of what did not succeed; `body` says what is otherwise."""
+        return self._create(f"/v1/jobs/{job_id}/retry", body)
+
+    def clone(self, job_id: str, body: wire.JSON) -> wire.Job:
+        """A new job of the whole input; `body` says what is otherwise."""
+        return self._create(f"/v1/jobs/{job_id}/clone", body)
+
+    def _create(self, path: str, body: wire.JSON, idempotency_key: str | None = None) -> wire.Job:
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
         response = self._try(
-            lambda: self._http.post("/v1/jobs", json=body, headers=headers, timeout=_SLOW_TIMEOUT), repeatable=True
+            lambda: self._http.post(path, json=body, headers=headers, timeout=_SLOW_TIMEOUT), repeatable=True
         )
         return wire.job(self._object(response))
 
@@ -176,7 +187,16 @@ class Client:
         return map(wire.job, self._pages("/v1/jobs", {name: value for name, value in wanted.items() if value}))
 
     def cancel(self, job_id: str) -> wire.Job:
-        return wire.job(self._object(self._try(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel"), repeatable=False)))
+        return self._change(job_id, "cancel")
+
+    def pause(self, job_id: str) -> wire.Job:
+        return self._change(job_id, "pause")
+
+    def resume(self, job_id: str) -> wire.Job:
+        return self._change(job_id, "resume")
+
+    def _change(self, job_id: str, verb: str) -> wire.Job:
+        return wire.job(self._object(self._try(lambda: self._http.post(f"/v1/jobs/{job_id}/{verb}"), repeatable=False)))
 
     def delete_job(self, job_id: str) -> None:
         self._try(lambda: self._http.delete(f"/v1/jobs/{job_id}"), repeatable=False)
@@ -201,6 +221,38 @@ class Client:
         except _CutOff as exc:
             raise Unreachable(self.url, f"cut off in the middle: {exc}") from exc
 
+    # Webhooks
+
+    def webhooks(self) -> Iterator[wire.JSON]:
+        """All webhooks, page by page, newest first."""
+        return self._pages("/v1/webhooks", {})
+
+    def create_webhook(self, body: wire.JSON) -> wire.JSON:
+        """The webhook with its secret, which is in no other answer."""
+        return self._post("/v1/webhooks", body)
+
+    def change_webhook(self, webhook_id: str, body: wire.JSON) -> wire.JSON:
+        # Saying the same thing twice changes nothing more.
+        return self._object(
+            self._try(lambda: self._http.patch(f"/v1/webhooks/{webhook_id}", json=body), repeatable=True)
+        )
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        self._try(lambda: self._http.delete(f"/v1/webhooks/{webhook_id}"), repeatable=False)
+
+    def rotate_webhook(self, webhook_id: str) -> wire.JSON:
+        return self._post(f"/v1/webhooks/{webhook_id}/rotate")
+
+    def test_webhook(self, webhook_id: str) -> wire.JSON:
+        return self._post(f"/v1/webhooks/{webhook_id}/test")
+
+    def deliveries(self, webhook_id: str, state: str | None = None) -> Iterator[wire.JSON]:
+        """All deliveries of a webhook, page by page, newest first."""
+        return self._pages(f"/v1/webhooks/{webhook_id}/deliveries", {"state": state} if state else {})
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> wire.JSON:
+        return self._post(f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
+
     # Models and health
 
     def models(self) -> list[wire.JSON]:
@@ -217,6 +269,9 @@ class Client:
 
     def _get(self, path: str, params: Mapping[str, str] | None = None) -> wire.JSON:
         return self._object(self._try(lambda: self._http.get(path, params=dict(params or {})), repeatable=True))
+
+    def _post(self, path: str, body: wire.JSON | None = None) -> wire.JSON:
+        return self._object(self._try(lambda: self._http.post(path, json=body), repeatable=False))
 
     def _pages(self, path: str, params: Mapping[str, str]) -> Iterator[wire.JSON]:
         after: str | None = None

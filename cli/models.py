@@ -14,19 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.access import Target
-from models.registry import (
-    BUILTIN,
-    EngineKind,
-    ModelSpec,
-    Registry,
-    RegistryError,
-    Task,
-    UnknownModel,
-    add_entry,
-    available,
-    load,
-    remove_entry,
-)
+from models.editing import add_entry, remove_entry
+from models.registry import BUILTIN, EngineKind, ModelSpec, Registry, RegistryError, Task, UnknownModel, load
+from models.snapshots import available
 from models.spec import QUANTIZATIONS
 
 SAMPLES: Mapping[Task, tuple[str, ...]] = {
@@ -36,6 +26,7 @@ SAMPLES: Mapping[Task, tuple[str, ...]] = {
         "The mayor said that it had taken six years to build, and that every child in town would get a card.",
     ),
     Task.GENERATION: ("Once upon a time",),
+    Task.EMBEDDING: ("How are you today?", "The town opened a new library on Monday.", "library", "How is it going?"),
 }
 SPEED_PROMPTS = 64
 SPEED_SECONDS = 3.0
@@ -120,9 +111,7 @@ def list_(is_json: bool) -> None:
 @click.option(
     "--engine",
     type=click.Choice([str(kind) for kind in EngineKind]),
-    default="ctranslate2",
-    show_default=True,
-    help="What runs it.",
+    help="What runs it. Default: ctranslate2; transformers for embedding.",
 )
 @click.option(
     "--quantization",
@@ -257,19 +246,22 @@ def _run(spec: ModelSpec, engine: Any) -> dict[str, Any]:
     clean, problems = check_params(wanted, spec)
     if problems:
         return {"error": str(problems[0])}
-    params = decoding_params({"max_new_tokens": 64, **clean})
+    params = decoding_params(clean if spec.task is Task.EMBEDDING else {"max_new_tokens": 64, **clean})
     samples = SAMPLES[spec.task]
     texts = [samples[index % len(samples)] for index in range(SPEED_PROMPTS)]
     encoded = engine.encode([Prompt(text) for text in texts], params)
     first = sorted(engine.generate(encoded[:1], params, lambda: False), key=lambda made: made.index)
     start = time.monotonic()
+    # Of an encoder's work, the input is all there is to count.
     tokens = sum(
-        len(made.tokens) for made in engine.generate(encoded, params, lambda: time.monotonic() - start > SPEED_SECONDS)
+        len(encoded[made.index]) if made.vector is not None else len(made.tokens)
+        for made in engine.generate(encoded, params, lambda: time.monotonic() - start > SPEED_SECONDS)
     )
     seconds = max(time.monotonic() - start, 1e-6)
+    vector = first[0].vector
     return {
         "input": texts[0],
-        "output": engine.decode(first, params)[0],
+        "output": engine.decode(first, params)[0] if vector is None else f"a vector of {len(vector) // 4} numbers",
         "tokens_per_second": round(tokens / seconds, 1),
     }
 
@@ -329,6 +321,9 @@ def _pair(pair: str) -> tuple[str, object]:
     name, equals, value = pair.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"{pair!r} must be written NAME=VALUE")
+    # A schema is JSON that the registry keeps as text: TOML has no null.
+    if name == "json_schema":
+        return name, value
     try:
         return name, json.loads(value)
     except ValueError:

@@ -107,6 +107,14 @@ def line(job: wire.Job) -> str:
     return "  ".join(filter(None, parts))
 
 
+def said(job: wire.Job, as_json: bool) -> None:
+    """A job on standard output, as an object or as a line."""
+    if as_json:
+        print_json(job.raw)
+    else:
+        click.echo(line(job))
+
+
 def panel(job: wire.Job) -> RenderableType:
     """A job as a few lines with a bar, to be redrawn in place."""
     head = Text.assemble(

@@ -46,6 +46,8 @@ class Claim:
     tokens: int
     # Workers that died while they held it. One more may be its own fault, so it is best held alone.
     crashes: int
+    # Somebody waits for it; its speed is that of a single item, and tells nothing of the model's.
+    interactive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ _START = text("""
     UPDATE jobs SET queued = queued - :items, running = running + :items,
         queued_tokens = queued_tokens - :tokens, last_claimed_at = clock_timestamp()
     WHERE id = :job AND status = 'in_progress' AND NOT paused
-    RETURNING long_input
+    RETURNING long_input, interactive
 """)
 
 
@@ -136,6 +138,7 @@ def claim(session: Session, candidate: Candidate, owner: str, budget_seconds: fl
         chunk.items,
         chunk.tokens,
         chunk.crashes,
+        job.interactive,
     )
 
 

@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     )
     database_pool: int = Field(8, ge=2, le=200, description="database connections a process may hold")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    webhook_private_addresses: bool = Field(
+        False,
+        description="let webhooks point into private networks and at this machine, and speak plain HTTP: for receivers"
+        " of your own, where only people you trust have keys",
+    )
 
     @field_validator("database_url")
     @classmethod

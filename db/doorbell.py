@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 IO_QUEUE = "bushel.io"
 INGEST, FINALIZE, WORK = "bushel.ingest", "bushel.finalize", "bushel.work"
+DELIVER = "bushel.deliver"
 
 
 def model_queue(model: str) -> str:

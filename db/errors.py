@@ -4,6 +4,7 @@ LedgerError
 ├── NotFound               no such row for this tenant (a foreign row looks the same)
 ├── IllegalTransition      the job's present status forbids the move
 ├── Conflict               the request contradicts an earlier one (idempotency key, running job)
+├── TooManyJobs            the tenant has as many open jobs as it may
 ├── LeaseLost              another worker, or nobody, holds what we thought was ours
 └── ConfigError            a setting is missing or unusable
 """
@@ -33,6 +34,14 @@ class Conflict(LedgerError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class TooManyJobs(LedgerError):
+    """Nothing was made; some of the tenant's jobs have to end first."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"{most:,} jobs are open, which is as many as may be; wait until some have ended, or cancel")
+        self.most = most
 
 
 class LeaseLost(LedgerError):

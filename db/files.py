@@ -34,6 +34,11 @@ class NewFile:
     lifetime: timedelta | None = None
 
 
+def usual_lifetime(purpose: str) -> timedelta | None:
+    """How long a file is kept whose owner did not say."""
+    return BATCH_LIFETIME if purpose == "batch" else None
+
+
 def new_file_id() -> str:
     return new_id(PREFIX)
 

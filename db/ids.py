@@ -16,3 +16,12 @@ def new_id(prefix: str) -> str:
         stamp, digit = divmod(stamp, 36)
         text = _ALPHABET[digit] + text
     return prefix + text.rjust(9, "0") + "".join(secrets.choice(_ALPHABET) for _ in range(16))
+
+
+def renamed(id: str, prefix: str) -> str:
+    """The id that the same row has under another name.
+
+    >>> renamed("job_0mgcxk2l9", "batch_")
+    'batch_0mgcxk2l9'
+    """
+    return prefix + id.split("_", 1)[1]

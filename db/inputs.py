@@ -11,6 +11,8 @@ MAX_LISTED = 20
 MAX_SHOWN = 500
 MAX_MESSAGES = 1_000
 ROLES = ("system", "user", "assistant")
+# What a turn of a chat takes beside its content: markers of its role and its end.
+TURN_TOKENS = 4
 _KINDS = {
     type(None): "null",
     str: "a string",
@@ -159,6 +161,22 @@ def check_text(text: str, param: str) -> list[Problem]:
             )
         ]
     return []
+
+
+def estimated_tokens(body: Mapping[str, Any]) -> int:
+    """Tokens of an Input's body before any tokenizer saw it, for planning and estimates; limits are for real tokens.
+
+    >>> estimated_tokens({"text": "four bytes a token"})
+    5
+    """
+    if "messages" in body:
+        return sum(estimate_tokens(turn["content"]) + TURN_TOKENS for turn in body["messages"])
+    return sum(map(estimate_tokens, body["texts"])) if "texts" in body else estimate_tokens(body["text"])
+
+
+def estimate_tokens(text: str) -> int:
+    """About four UTF-8 bytes each, as subword vocabularies go."""
+    return len(text.encode(errors="replace")) // 4 + 1
 
 
 def _body(value: Mapping[Any, Any], task: str, problems: list[Problem]) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db import webhooks
 from db.copying import copy_into
+from db.errors import NotFound
+from db.notices import announce
 from db.recording import NewResult, insert_results
 from db.states import JobStatus, Outcome
 from db.steps import StepLease, hold
@@ -122,10 +125,15 @@ class Verdict:
     errors: dict[str, Any] | None = None
     estimate: dict[str, Any] | None = None
     columns: list[str] | None = None
+    # The one model that all items name, in dialects where items do.
+    model: str | None = None
 
 
-def conclude(session: Session, lease: StepLease, verdict: Verdict) -> None:
-    """End validation: the job starts, fails, or (nothing to run) goes on to be finalized."""
+def conclude(session: Session, lease: StepLease, verdict: Verdict) -> bool:
+    """End validation: the job starts, fails, or (nothing to run) goes on to be finalized.
+
+    True if a webhook waits to hear of it: the caller rings DELIVER after commit.
+    """
     hold(session, lease, JobStatus.VALIDATING)
     encode = msgspec.json.encode
     session.execute(
@@ -134,14 +142,47 @@ def conclude(session: Session, lease: StepLease, verdict: Verdict) -> None:
                 errors = CAST(:errors AS jsonb), estimate = CAST(:estimate AS jsonb),
                 format = CASE WHEN CAST(:columns AS jsonb) IS NULL THEN format
                     ELSE format || jsonb_build_object('columns', CAST(:columns AS jsonb)) END,
+                model = CASE WHEN dialect = 'bushel' THEN model ELSE :model END,
                 step_owner = NULL, step_expires_at = NULL
             WHERE id = :job AND status = 'validating'
         """),
         {
             "job": lease.job_id,
             "status": verdict.status.value,
+            "model": verdict.model,
             "errors": None if verdict.errors is None else encode(verdict.errors).decode(),
             "estimate": None if verdict.estimate is None else encode(verdict.estimate).decode(),
             "columns": None if verdict.columns is None else encode(verdict.columns).decode(),
         },
     )
+    announce(session, lease.job_id)
+    return verdict.status is JobStatus.FAILED and webhooks.emit(session, lease.job_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An item that has not succeeded, by its line. `duplicate`: why it failed if it has another item's id."""
+
+    idx: int
+    line: int
+    duplicate: str | None
+
+
+def unfinished(session: Session, job_id: str, after: int, limit: int) -> list[Unfinished]:
+    """Items of a job that has ended which have not succeeded, beyond the index `after`. NotFound when it is gone."""
+    rows = session.execute(
+        text("""
+            SELECT item.idx, item.line,
+                CASE result.error_code WHEN 'duplicate_custom_id' THEN result.error_message END AS duplicate
+            FROM items item
+            LEFT JOIN results result ON result.job_id = item.job_id AND result.idx = item.idx AND result.idx > :after
+            WHERE item.job_id = :job AND item.idx > :after AND result.outcome IS DISTINCT FROM 'succeeded'
+            ORDER BY item.idx LIMIT :limit
+        """),
+        {"job": job_id, "after": after, "limit": limit},
+    )
+    found = [Unfinished(*row) for row in rows]
+    # Asked after the items: had the job been deleted before they were read, a part would pass for the whole.
+    if session.execute(text("SELECT 1 FROM jobs WHERE id = :job"), {"job": job_id}).first() is None:
+        raise NotFound("job", job_id)
+    return found

@@ -11,15 +11,18 @@ from sqlalchemy.orm import Session
 
 from db import files
 from db.cursors import Order, Page, beyond, born, is_id, page
-from db.errors import Conflict, IllegalTransition, NotFound
+from db.errors import Conflict, IllegalTransition, NotFound, TooManyJobs
 from db.ids import new_id
 from db.models import File, IdempotencyKey, Job
 from db.states import JobStatus, is_final, may_become
 
 PREFIX = "job_"
 KEY_REUSED = "idempotency_key_reused"
+# A client that got no answer sends its request again within minutes. What comes later is meant.
+RETRY_WINDOW = timedelta(minutes=30)
 # How often a change is judged anew when the job moves under it; workers move a job a handful of times in its life.
 _TRIES = 5
+_RUNNABLE = (JobStatus.VALIDATING.value, JobStatus.IN_PROGRESS.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """`is_new` is False when an earlier request with the same idempotency key made the job."""
+    """`is_new` is False when an earlier sending of the same request made the job."""
 
     job: Job
     is_new: bool
@@ -73,25 +76,83 @@ def inputs_key(job_id: str) -> str:
     return f"inputs/{job_id}"
 
 
-def submit(session: Session, tenant_id: str, new: NewJob, idempotency: Idempotency | None = None) -> Submitted:
-    """Insert the job, and the idempotency key with it, in the caller's transaction.
+def submit(
+    session: Session,
+    tenant_id: str,
+    new: NewJob,
+    idempotency: Idempotency | None = None,
+    *,
+    retried: bool = False,
+    max_open: int | None = None,
+) -> Submitted:
+    """Insert the job, and the idempotency key with it, in the caller's transaction; TooManyJobs beyond `max_open`.
 
     Of two requests with one key, the second waits at the unique index until the first has ended,
-    and then gets the first's job - or Conflict, if it asked for something else.
+    and then gets the first's job - or Conflict, if it asked for something else. Without a key, a
+    request that says it is sent again (`retried`) gets the newest job of its `new.fingerprint`,
+    if one was made lately: some clients repeat a request whose answer was lost and tell nobody.
     """
+    if idempotency is None and new.fingerprint is not None:
+        # Taken by first requests too: the second sending may arrive while the first is still being served.
+        _queue_up(session, tenant_id, new.fingerprint)
+    if (made := earlier(session, tenant_id, idempotency, new.fingerprint if retried else None)) is not None:
+        return Submitted(made, is_new=False)
+    if max_open is not None:
+        _ensure_quota(session, tenant_id, max_open)
     if new.input_file_id is not None:
         _hold_input(session, tenant_id, new.input_file_id)
+    if new.parent_id is not None:
+        _hold_parent(session, tenant_id, new.parent_id)
     place = session.begin_nested()
     job = _insert(session, tenant_id, new)
     if idempotency is None or _claim_key(session, tenant_id, idempotency, job.id):
         place.commit()
         return Submitted(job, is_new=True)
     place.rollback()
-    earlier = replayed(session, tenant_id, idempotency)
+    found = replayed(session, tenant_id, idempotency)
     # Only if the earlier job was deleted in this very moment, and its key with it.
-    if earlier is None:
+    if found is None:
         raise Conflict("the job of this Idempotency-Key was just deleted; send the request again", "idempotency_race")
-    return Submitted(earlier, is_new=False)
+    return Submitted(found, is_new=False)
+
+
+def earlier(
+    session: Session, tenant_id: str, idempotency: Idempotency | None, fingerprint: str | None = None
+) -> Job | None:
+    """The job that this very request made when it was sent before. A key is believed, and the fingerprint not asked."""
+    if idempotency is not None:
+        return replayed(session, tenant_id, idempotency)
+    return None if fingerprint is None else _made_lately(session, tenant_id, fingerprint)
+
+
+def _made_lately(session: Session, tenant_id: str, fingerprint: str) -> Job | None:
+    query = select(Job).where(
+        Job.tenant_id == tenant_id, Job.fingerprint == fingerprint, Job.created_at > func.now() - RETRY_WINDOW
+    )
+    return session.scalar(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(1))
+
+
+def _queue_up(session: Session, tenant_id: str, fingerprint: str) -> None:
+    """Wait for equal requests that are being served; held until the transaction ends."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:said, 0))"), {"said": f"{tenant_id} {fingerprint}"}
+    )
+
+
+def _ensure_quota(session: Session, tenant_id: str, max_open: int) -> None:
+    """Requests at the same moment may each see room for one: the quota keeps a runaway script out, not the last job."""
+    # Not a count of all: the row after the last one allowed is enough, and is looked for in the index of open jobs.
+    beyond_quota = session.execute(
+        text("""
+            SELECT 1 FROM jobs
+            WHERE tenant_id = :tenant AND NOT interactive
+                AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
+            OFFSET :most LIMIT 1
+        """),
+        {"tenant": tenant_id, "most": max_open - 1},
+    ).first()
+    if beyond_quota is not None:
+        raise TooManyJobs(max_open)
 
 
 def replayed(session: Session, tenant_id: str, idempotency: Idempotency) -> Job | None:
@@ -121,6 +182,13 @@ def _hold_input(session: Session, tenant_id: str, file_id: str) -> None:
     )
     if session.scalar(query.with_for_update(read=True)) is None:
         raise NotFound("file", file_id)
+
+
+def _hold_parent(session: Session, tenant_id: str, job_id: str) -> None:
+    """Keep the parent from being deleted until its child is in."""
+    query = select(Job.id).where(Job.id == job_id, Job.tenant_id == tenant_id)
+    if session.scalar(query.with_for_update(read=True, key_share=True)) is None:
+        raise NotFound("job", job_id)
 
 
 def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
@@ -165,12 +233,15 @@ def _claim_key(session: Session, tenant_id: str, idempotency: Idempotency, job_i
     return session.scalar(statement) is not None
 
 
-def get(session: Session, tenant_id: str, job_id: str) -> Job:
-    """The job, or NotFound: unknown and foreign ones look the same."""
+def get(session: Session, tenant_id: str, job_id: str, dialect: str | None = None) -> Job:
+    """The job, or NotFound: unknown and foreign ones look the same, and so do those of another dialect than is asked.
+
+    A dialect shows jobs as batches; a single request somebody waits for is none.
+    """
     query = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id)
     # Always the row as it is now, also when the session has seen the job before.
     job = session.scalar(query.execution_options(populate_existing=True)) if is_id(job_id, PREFIX) else None
-    if job is None:
+    if job is None or (dialect is not None and (job.dialect != dialect or job.interactive)):
         raise NotFound("job", job_id)
     return job
 
@@ -183,8 +254,12 @@ def listing(
     order: Order = "desc",
     status: JobStatus | None = None,
     task: str | None = None,
+    dialect: str | None = None,
 ) -> Page[Job]:
-    query = select(Job).where(Job.tenant_id == tenant_id)
+    """A part of the jobs, of one dialect where that is given; single requests are never among them."""
+    query = select(Job).where(Job.tenant_id == tenant_id, Job.interactive.is_(False))
+    if dialect is not None:
+        query = query.where(Job.dialect == dialect)
     if status is not None:
         query = query.where(Job.status == status.value)
     if task is not None:
@@ -209,8 +284,10 @@ def move(session: Session, job: Job, wanted: JobStatus) -> Job:
     return moved
 
 
-def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
+def cancel(session: Session, tenant_id: str, job_id: str, called: str | None = None) -> Job:
     """Ask a job to stop; asking again changes nothing. Conflict when it has ended, or writes its results already.
+
+    `called` is what errors name it, for those who know it as something else than a job.
 
     Only the status is set here. Chunks are closed by the finalize step, because locks are taken chunk
     first, then job. The caller rings for that step after commit.
@@ -221,14 +298,35 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Job:
         if status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
             return job
         if not may_become(status, JobStatus.CANCELLING):
-            what = "has ended" if is_final(status) else "is writing its results"
-            raise Conflict(f"job {job_id} {what} ({status}); it cannot be cancelled any more", "job_not_cancellable")
+            what = f"{called or f'job {job_id}'} {'has ended' if is_final(status) else 'is writing its results'}"
+            raise Conflict(f"{what} ({status}); it cannot be cancelled any more", "job_not_cancellable")
         try:
             return move(session, job, JobStatus.CANCELLING)
         except IllegalTransition:
             # A worker moved it between our look and our step: judge again.
             continue
     raise Conflict(f"job {job_id} keeps changing; try again", "job_busy")
+
+
+def set_paused(session: Session, tenant_id: str, job_id: str, is_paused: bool) -> Job:
+    """Let nothing more of a job be claimed, or let it go on; Conflict once there is nothing left to claim.
+
+    What is claimed already runs to its end, and the completion window goes on. The caller rings for the
+    job's models after it resumed one.
+    """
+    get(session, tenant_id, job_id)
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(_RUNNABLE), Job.paused.is_(not is_paused))
+        .values(paused=is_paused, version=Job.version + 1)
+        .execution_options(synchronize_session=False)
+    )
+    job = get(session, tenant_id, job_id)
+    if job.status not in _RUNNABLE:
+        what = "has ended" if is_final(JobStatus(job.status)) else "is ending"
+        wanted = "paused" if is_paused else "resumed"
+        raise Conflict(f"job {job_id} {what} ({job.status}); it cannot be {wanted} any more", "job_not_pausable")
+    return job
 
 
 def delete(session: Session, tenant_id: str, job_id: str) -> None:

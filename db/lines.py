@@ -38,6 +38,10 @@ class ResultRow:
     error_message: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    # Which part of the request is at fault, in the words of whoever sent it.
+    error_param: str | None = None
+    # In seconds since 1970; None for an item that never ran.
+    finished_at: float | None = None
 
     @property
     def text(self) -> str:
@@ -58,7 +62,8 @@ class ResultRow:
     @property
     def error(self) -> dict[str, str | None] | None:
         if self.error_code is not None:
-            return {"code": self.error_code, "message": self.error_message}
+            error = {"code": self.error_code, "message": self.error_message}
+            return error if self.error_param is None else error | {"param": self.error_param}
         if self.status in _UNFINISHED:
             return {"code": f"job_{self.status}", "message": _UNFINISHED[self.status]}
         return None

@@ -58,6 +58,8 @@ class Surroundings:
     live_workers: int = 0
     models: Mapping[str, ModelState] = field(default_factory=dict)
     ahead: Mapping[str, Ahead] = field(default_factory=dict)
+    # Of jobs with several models: the tokens that each model still has to do.
+    open: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def model(self, name: str | None) -> ModelState:
         return self.models.get(name or "", ModelState())
@@ -66,21 +68,33 @@ class Surroundings:
 _SURROUNDINGS = text("""
     WITH alive AS (
         SELECT models, loaded, unavailable FROM workers WHERE heartbeat_at > now() - :alive * interval '1 second'
-    ), wanted AS (
-        SELECT unnest(CAST(:models AS text[])) AS model
     ), page AS (
         SELECT id, model, priority, created_at, queued_tokens FROM jobs
         WHERE id = ANY(CAST(:jobs AS text[])) AND status IN ('validating', 'in_progress')
+    ), open AS (
+        SELECT chunk.job_id AS id, chunk.model, sum(chunk.tokens) AS tokens
+        FROM page JOIN chunks chunk ON chunk.job_id = page.id AND chunk.state IN ('ready', 'leased')
+        WHERE page.model IS NULL GROUP BY chunk.job_id, chunk.model
+    ), wanted AS (
+        SELECT unnest(CAST(:models AS text[])) AS model UNION SELECT model FROM open
     ), ahead AS (
-        SELECT page.id, other.jobs, other.tokens FROM page CROSS JOIN LATERAL (
+        SELECT page.id, other.jobs, other.tokens FROM page
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN page.model IS NOT NULL THEN ARRAY[page.model]
+                ELSE (SELECT coalesce(array_agg(open.model), '{}') FROM open WHERE open.id = page.id) END AS models
+        ) AS mine
+        CROSS JOIN LATERAL (
             SELECT count(*) FILTER (WHERE (-priority, created_at, id) < (-page.priority, page.created_at, page.id))
                     AS jobs,
                 -- Jobs of one priority take turns: of a longer one, only as much as ours is served before ours ends.
                 coalesce(sum(CASE WHEN priority > page.priority THEN queued_tokens
                     ELSE least(queued_tokens, page.queued_tokens) END), 0) AS tokens
             FROM jobs
-            WHERE status = 'in_progress' AND NOT paused AND queued > 0 AND model = page.model
+            WHERE status = 'in_progress' AND NOT paused AND queued > 0
                 AND id <> page.id AND priority >= page.priority
+                -- One with several models counts whole: how much of it is for ours would take a sum over its chunks.
+                AND (model = ANY(mine.models) OR (model IS NULL AND EXISTS (SELECT FROM chunks c
+                    WHERE c.job_id = jobs.id AND c.model = ANY(mine.models) AND c.state = 'ready')))
         ) AS other
     )
     SELECT now() AS now, (SELECT count(*) FROM alive) AS live_workers,
@@ -92,7 +106,9 @@ _SURROUNDINGS = text("""
             'output_per_input', coalesce(rate.output_per_input, 1))), '{}')
          FROM wanted LEFT JOIN model_rates rate USING (model)) AS models,
         (SELECT coalesce(jsonb_object_agg(id, jsonb_build_object('jobs', jobs, 'tokens', tokens)), '{}') FROM ahead)
-            AS ahead
+            AS ahead,
+        (SELECT coalesce(jsonb_object_agg(id, models), '{}') FROM (
+            SELECT id, jsonb_object_agg(model, tokens) AS models FROM open GROUP BY id) AS each_job) AS open
 """)
 
 
@@ -112,6 +128,7 @@ def surroundings(session: Session, jobs: Iterable[Job], models: Sequence[str] = 
         row.live_workers,
         {name: ModelState(**state) for name, state in row.models.items()},
         {job_id: Ahead(**ahead) for job_id, ahead in row.ahead.items()},
+        row.open,
     )
 
 
@@ -138,18 +155,36 @@ def _per_second(amount: int, job: Job) -> float | None:
 
 
 def _eta(job: Job, around: Surroundings) -> float | None:
-    """Seconds until the last result; None when nothing was measured yet, or the job stands still or has ended."""
+    """Seconds until the last result; None when nothing was measured yet, or the job stands still or has ended.
+
+    Several models count one after the other; with workers of their own they end sooner.
+    """
     if job.status != JobStatus.IN_PROGRESS or job.paused:
         return None
-    model = around.model(job.model)
-    if not model.workers:
+    models = _models(job, around)
+    if not models or not all(around.model(name).workers for name in models):
         return None
-    ahead = around.ahead.get(job.id, Ahead())
-    if model.tokens_per_second:
-        tokens = job.queued_tokens + _running_tokens(job) + ahead.tokens
-        return round(tokens * (1 + model.output_per_input) / (model.tokens_per_second * model.workers), 1)
+    seconds = [_seconds(tokens, around.model(name)) for name, tokens in models.items()]
+    if None not in seconds:
+        mine = sum(models.values())
+        # What goes before takes as long, token by token, as what is ours.
+        wait = around.ahead.get(job.id, Ahead()).tokens / mine if mine else 0.0
+        return round(sum(each for each in seconds if each is not None) * (1 + wait), 1)
     speed = _per_second(job.succeeded + job.failed, job)
     return round((job.queued + job.running) / speed, 1) if speed else None
+
+
+def _models(job: Job, around: Surroundings) -> Mapping[str, float]:
+    """The models that the job still needs, with the tokens each has to do."""
+    if job.model is not None:
+        return {job.model: job.queued_tokens + _running_tokens(job)}
+    return around.open.get(job.id, {})
+
+
+def _seconds(tokens: float, model: ModelState) -> float | None:
+    if not model.tokens_per_second:
+        return None
+    return tokens * (1 + model.output_per_input) / (model.tokens_per_second * model.workers)
 
 
 def _running_tokens(job: Job) -> float:
@@ -182,19 +217,39 @@ def _waiting_to_run(job: Job, around: Surroundings) -> Waiting | None:
         return Waiting("paused", "the job is paused")
     if not job.queued:
         return None
-    model = around.model(job.model)
-    if not model.workers and model.why_unavailable is not None:
-        return Waiting("model_unavailable", f"model {job.model} cannot be loaded: {model.why_unavailable}")
-    if not model.workers:
-        return Waiting(
-            "no_worker",
-            f"none of the {around.live_workers} running workers serves model {job.model};"
-            " workers serve the models that were registered when they started",
-        )
+    models = {name: around.model(name) for name in _models(job, around)}
+    if not models:
+        # The last of them was claimed between the look at the job and the one at its chunks.
+        return None
+    served = {name: model for name, model in models.items() if model.workers}
+    if not served:
+        return _unserved(models, around.live_workers)
     ahead = around.ahead.get(job.id, Ahead())
     if ahead.jobs:
         jobs = "1 job is" if ahead.jobs == 1 else f"{ahead.jobs:,} jobs are"
         return Waiting("jobs_ahead", f"{jobs} served before this one (higher priority, or submitted earlier)")
-    if not model.loaded:
-        return Waiting("model_loading", f"model {job.model} is not loaded yet")
+    if not any(model.loaded for model in served.values()):
+        verb = "is" if len(served) == 1 else "are"
+        return Waiting("model_loading", f"{_named(served)} {verb} not loaded yet")
     return Waiting("its_turn", "the next free worker takes it")
+
+
+def _unserved(models: Mapping[str, ModelState], live_workers: int) -> Waiting:
+    """Why nobody runs any of the models; of several, one that cannot be loaded is the news."""
+    for name, model in models.items():
+        if model.why_unavailable is not None:
+            return Waiting("model_unavailable", f"model {name} cannot be loaded: {model.why_unavailable}")
+    return Waiting(
+        "no_worker",
+        f"none of the {live_workers} running workers serves {_named(models)};"
+        " workers serve the models that were registered when they started",
+    )
+
+
+def _named(models: Iterable[str]) -> str:
+    """
+    >>> _named(["a"]), _named(["b", "a"])
+    ('model a', 'models a, b')
+    """
+    names = sorted(models)
+    return f"{'model' if len(names) == 1 else 'models'} {', '.join(names)}"

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from db.copying import copy_into
 from db.errors import LeaseLost
 from db.inputs import storable
+from db.notices import announce
 from db.states import Count, JobStatus, Outcome, leftover
 
 
@@ -41,7 +42,7 @@ class Recorded:
 _LOCK_CHUNK = text("""
     SELECT job_id, items, tokens FROM chunks WHERE id = :chunk AND attempt = :attempt AND state = 'leased' FOR UPDATE
 """)
-_LOCK_JOB = text("SELECT status, succeeded + failed AS settled FROM jobs WHERE id = :job FOR UPDATE")
+_LOCK_JOB = text("SELECT status, succeeded + failed AS settled, interactive FROM jobs WHERE id = :job FOR UPDATE")
 _CLOSE_CHUNK = text("""
     UPDATE chunks SET state = 'done', recipe_id = :recipe, lease_owner = NULL, lease_expires_at = NULL,
         hard_deadline = NULL, finished_at = now()
@@ -74,7 +75,8 @@ def record(
 
     Items without a result go back to the queue while the job runs (the chunk becomes ready again);
     once the job is being cancelled or is out of time they end as cancelled or expired. The last
-    chunk of a running job moves it to `finalizing`. Raises LeaseLost, having written nothing, when
+    chunk of a running job moves it to `finalizing`. Whoever waits for an interactive job hears of it
+    with the commit. Raises LeaseLost, having written nothing, when
     the chunk is not leased under this attempt any more - also when this very record already
     happened and only its acknowledgement was lost.
     """
@@ -114,6 +116,9 @@ def record(
     status = JobStatus(after.status)
     if nothing_open and status is JobStatus.IN_PROGRESS:
         status = _begin_finalizing(session, chunk.job_id)
+    if job.interactive and results:
+        # Only there somebody waits for a result and not for the end: notices make commits wait for each other.
+        announce(session, chunk.job_id)
     return Recorded(chunk.job_id, status, nothing_open, rest if running else 0)
 
 
@@ -157,5 +162,18 @@ def insert_results(
 
 def _stored(output: dict[str, Any]) -> str:
     """As JSON. A model may write a NUL, and bytes that are no text; its item must not fail for that."""
-    safe = {name: storable(value) if isinstance(value, str) else value for name, value in output.items()}
-    return msgspec.json.encode(safe).decode()
+    try:
+        encoded = msgspec.json.encode(output).decode()
+    except UnicodeEncodeError:
+        encoded = ""
+    if encoded and "\\u0000" not in encoded:
+        return encoded
+    return msgspec.json.encode(_cleaned(output)).decode()
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {name: _cleaned(member) for name, member in value.items()}
+    return [_cleaned(member) for member in value] if isinstance(value, list) else value

@@ -38,11 +38,14 @@ def waiting_models(session: Session) -> list[str]:
     """Models for which running jobs have ready chunks."""
     rows = session.execute(
         text("""
-            SELECT DISTINCT model.name FROM jobs job
-            CROSS JOIN LATERAL (
-                SELECT c.model AS name FROM chunks c WHERE c.job_id = job.id AND c.state = 'ready' LIMIT 1
-            ) AS model
-            WHERE job.status = 'in_progress' AND NOT job.paused AND job.queued > 0
+            SELECT model FROM (
+                SELECT DISTINCT model FROM jobs job
+                WHERE status = 'in_progress' AND NOT paused AND queued > 0 AND model IS NOT NULL
+                    AND EXISTS (SELECT FROM chunks c WHERE c.job_id = job.id AND c.state = 'ready')
+            ) AS of_one_model
+            UNION
+            SELECT chunk.model FROM jobs job JOIN chunks chunk ON chunk.job_id = job.id AND chunk.state = 'ready'
+            WHERE job.status = 'in_progress' AND NOT job.paused AND job.queued > 0 AND job.model IS NULL
         """)
     )
     return list(rows.scalars())

@@ -1,12 +1,16 @@
 """Decoding parameters: which exist, what each may be, and which engine honours it.
 
-A parameter that cannot be honoured is a problem, never ignored. Three rules are worth knowing:
+A parameter that cannot be honoured is a problem, never ignored. Some rules are worth knowing:
 
 - Sampling (`temperature` above 0) and beam search (`num_beams` above 1) exclude each other. Asking for both is a
   problem; a request that asks for one of them switches the other off where that came from the model's defaults.
 - `top_p` and `top_k` need sampling, `length_penalty` needs beams: alone they would change nothing.
 - `seed` is accepted with deterministic decoding everywhere, because there it is honoured trivially, and
   with sampling only by engines whose samples depend on nothing but seed and input.
+- `n` copies need sampling, since they would all be the same without it.
+- `json_schema` and `top_logprobs` exclude beam search, and a schema also what forbids tokens that it may demand
+  (`min_new_tokens`, `no_repeat_ngram_size`); where those come from the model's defaults, they give way.
+- Embedding models decode nothing, so that no parameter has a meaning for them.
 """
 
 import difflib
@@ -14,6 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from models.schemas import NotASchema, canonical
 from models.spec import EngineKind, ModelSpec, Task
 
 MAX_STOPS = 4
@@ -69,14 +74,20 @@ NUMBERS: Mapping[str, Number] = {
     "no_repeat_ngram_size": Number(0, 100),
     "length_penalty": Number(-10, 10, is_int=False),
     "seed": Number(0, 2**63 - 1),
+    "n": Number(1, 16),
+    "top_logprobs": Number(0, 20),
 }
-PARAMETERS: tuple[str, ...] = (*NUMBERS, "stop", *LANGUAGES)
+PARAMETERS: tuple[str, ...] = (*NUMBERS, "stop", "json_schema", *LANGUAGES)
+# What only a free text can have: several versions, odds worth knowing, a shape.
+GENERATION_ONLY = frozenset({"n", "top_logprobs", "json_schema"})
 
-# What is honoured per engine. The echo engine decodes nothing, so that nothing is ignored by it.
+# What needs every step's odds, which only transformers lets us see and change. The echo engine decodes nothing, so
+# that nothing else is ignored by it; its copies are all the same.
+_NEEDS_ODDS = frozenset({"top_logprobs", "json_schema"})
 HONOURED: Mapping[EngineKind, frozenset[str]] = {
-    EngineKind.CTRANSLATE2: frozenset(PARAMETERS),
+    EngineKind.CTRANSLATE2: frozenset(PARAMETERS) - _NEEDS_ODDS,
     EngineKind.TRANSFORMERS: frozenset(PARAMETERS),
-    EngineKind.ECHO: frozenset(PARAMETERS),
+    EngineKind.ECHO: frozenset(PARAMETERS) - _NEEDS_ODDS,
 }
 # CTranslate2 has one generator per process and thread, so that a sample depends on what ran before it.
 SEEDS_SAMPLES: frozenset[EngineKind] = frozenset({EngineKind.TRANSFORMERS, EngineKind.ECHO})
@@ -113,10 +124,17 @@ def _each(raw: Mapping[str, object], spec: ModelSpec) -> tuple[dict[str, object]
             continue
         problem = _problem(name, value, spec)
         if problem is None:
-            good[name] = [value] if name == "stop" and isinstance(value, str) else value
+            good[name] = _stored(name, value)
         else:
             problems.append(problem)
     return good, problems
+
+
+def _stored(name: str, value: object) -> object:
+    """A value that was found right, in the one form that it is stored in."""
+    if name == "stop" and isinstance(value, str):
+        return [value]
+    return canonical(value) if name == "json_schema" else value
 
 
 def _problem(name: str, value: object, spec: ModelSpec) -> ParamProblem | None:
@@ -124,16 +142,21 @@ def _problem(name: str, value: object, spec: ModelSpec) -> ParamProblem | None:
         near = difflib.get_close_matches(name, PARAMETERS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(PARAMETERS)}"
         return ParamProblem(name, f"{name} is not a decoding parameter", hint)
+    if spec.task is Task.EMBEDDING or (name in GENERATION_ONLY and spec.task is not Task.GENERATION):
+        message = f"{name} has no meaning for model {spec.name}, which does {spec.task}"
+        return ParamProblem(name, message, "leave it out")
     if name not in HONOURED[spec.engine]:
         return ParamProblem(
             name,
             f"the {spec.engine} engine of model {spec.name} does not support {name}",
-            "leave it out or use another model",
+            "leave it out or use a model with the transformers engine",
         )
     if name in NUMBERS:
         return _number_problem(name, value)
     if name == "stop":
         return _stop_problem(value)
+    if name == "json_schema":
+        return _schema_problem(value)
     return _language_problem(name, value, spec)
 
 
@@ -156,6 +179,14 @@ def _stop_problem(value: object) -> ParamProblem | None:
     return ParamProblem("stop", f"stop is {_shown(value)}", hint)
 
 
+def _schema_problem(value: object) -> ParamProblem | None:
+    try:
+        canonical(value)
+    except NotASchema as exc:
+        return ParamProblem("json_schema", f"json_schema is {_shown(value)}", str(exc))
+    return None
+
+
 def _language_problem(name: str, value: object, spec: ModelSpec) -> ParamProblem | None:
     known = spec.source_languages if name == "source_lang" else spec.target_languages
     if spec.task is not Task.TRANSLATION or not known:
@@ -171,16 +202,20 @@ def _language_problem(name: str, value: object, spec: ModelSpec) -> ParamProblem
 
 def _yielding_defaults(given: Mapping[str, object], spec: ModelSpec) -> Mapping[str, object]:
     """The model's defaults, less those that the request contradicts by asking for the other way of decoding."""
-    defaults = {name: [v] if name == "stop" and isinstance(v, str) else v for name, v in spec.defaults.items()}
+    defaults = {name: _stored(name, value) for name, value in spec.defaults.items()}
     dropped: set[str] = set()
     if _above(given.get("temperature"), 0):
         dropped |= {"num_beams", "length_penalty"}
     if _above(given.get("num_beams"), 1):
-        dropped |= {"temperature", "top_p", "top_k"}
+        dropped |= {"temperature", "top_p", "top_k", "n", "top_logprobs"}
     if given.get("num_beams") == 1:
         dropped |= {"length_penalty"}
     if given.get("temperature") == 0:
-        dropped |= {"top_p", "top_k"}
+        dropped |= {"top_p", "top_k", "n"}
+    if "top_logprobs" in given or "json_schema" in given:
+        dropped |= {"num_beams", "length_penalty"}
+    if "json_schema" in given:
+        dropped |= {"min_new_tokens", "no_repeat_ngram_size"}
     if "max_new_tokens" in given and _above(defaults.get("min_new_tokens"), given["max_new_tokens"]):
         dropped |= {"min_new_tokens"}
     return {name: value for name, value in defaults.items() if name not in dropped}
@@ -230,6 +265,33 @@ def _seeded_sampling(clean: Mapping[str, object], given: Mapping[str, object], s
     ]
 
 
+def _copies(clean: Mapping[str, object], given: Mapping[str, object], spec: ModelSpec) -> list[ParamProblem]:
+    if not _above(clean.get("n"), 1) or _above(clean.get("temperature"), 0):
+        return []
+    hint = "set temperature above 0 or leave n out"
+    return [ParamProblem("n", f"without sampling, all {clean['n']} outputs would be the same", hint)]
+
+
+def _odds_or_beams(clean: Mapping[str, object], given: Mapping[str, object], spec: ModelSpec) -> list[ParamProblem]:
+    if not _above(clean.get("num_beams"), 1):
+        return []
+    return [
+        ParamProblem(name, f"{name} is not possible with beam search", f"set num_beams to 1 or leave {name} out")
+        for name in ("top_logprobs", "json_schema")
+        if name in clean
+    ]
+
+
+def _schema_alone(clean: Mapping[str, object], given: Mapping[str, object], spec: ModelSpec) -> list[ParamProblem]:
+    if "json_schema" not in clean:
+        return []
+    return [
+        ParamProblem(name, f"{name} could forbid the very tokens that json_schema demands", "leave one of them out")
+        for name in ("min_new_tokens", "no_repeat_ngram_size")
+        if _above(clean.get(name), 0)
+    ]
+
+
 def _lengths(clean: Mapping[str, object], given: Mapping[str, object], spec: ModelSpec) -> list[ParamProblem]:
     least, most = clean.get("min_new_tokens", 0), clean.get("max_new_tokens")
     limit = spec.max_output_tokens
@@ -242,7 +304,16 @@ def _lengths(clean: Mapping[str, object], given: Mapping[str, object], spec: Mod
     return []
 
 
-_RULES: tuple[Rule, ...] = (_beams_or_sampling, _sampling_only, _beams_only, _seeded_sampling, _lengths)
+_RULES: tuple[Rule, ...] = (
+    _beams_or_sampling,
+    _sampling_only,
+    _beams_only,
+    _seeded_sampling,
+    _copies,
+    _odds_or_beams,
+    _schema_alone,
+    _lengths,
+)
 
 
 def _fill_languages(clean: dict[str, object], spec: ModelSpec, problems: list[ParamProblem], named: set[str]) -> None:

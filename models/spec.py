@@ -45,7 +45,7 @@ QUANTIZATIONS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
 OPTIONS: Mapping[EngineKind, Mapping[str, type]] = MappingProxyType(
     {
         EngineKind.CTRANSLATE2: {"inter_threads": int, "intra_threads": int, "batch_tokens": int, "scores": bool},
-        EngineKind.TRANSFORMERS: {"batch_tokens": int, "scores": bool},
+        EngineKind.TRANSFORMERS: {"batch_tokens": int, "scores": bool, "normalize": bool},
         EngineKind.ECHO: {
             "transform": str,
             "seconds_per_batch": float,
@@ -57,6 +57,18 @@ OPTIONS: Mapping[EngineKind, Mapping[str, type]] = MappingProxyType(
         },
     }
 )
+# The options that only some tasks have a use for.
+OPTION_TASKS: Mapping[str, frozenset[Task]] = MappingProxyType(
+    {
+        "scores": frozenset({Task.TRANSLATION, Task.SUMMARIZATION, Task.GENERATION}),
+        "normalize": frozenset({Task.EMBEDDING}),
+    }
+)
+
+
+def usual_engine(task: Task) -> EngineKind:
+    """What runs a model whose entry names no engine."""
+    return EngineKind.TRANSFORMERS if task is Task.EMBEDDING else EngineKind.CTRANSLATE2
 
 
 @dataclass(frozen=True, slots=True)

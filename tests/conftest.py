@@ -127,18 +127,26 @@ class LiveAPI:
         return httpx.Client(base_url=self.url, headers=headers, timeout=20, trust_env=False, verify=False)
 
 
-@pytest.fixture
-def api(settings: APISettings) -> Iterator[LiveAPI]:
-    bell = RecordingDoorbell()
+@contextmanager
+def served(settings: APISettings, bell: RecordingDoorbell) -> Iterator[LiveAPI]:
+    """The API while the block lasts."""
     app = create_app(settings, bell)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield LiveAPI(app, f"http://127.0.0.1:{server.server_port}", bell)
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    app.close()
+    try:
+        yield LiveAPI(app, f"http://127.0.0.1:{server.server_port}", bell)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        app.close()
+
+
+@pytest.fixture
+def api(settings: APISettings) -> Iterator[LiveAPI]:
+    with served(settings, RecordingDoorbell()) as api:
+        yield api
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from db import chunks, files, jobs
 from db.chunks import Candidate, Claim
 from db.doorbell import RecordingDoorbell
-from db.recording import NewResult
+from db.recording import NewResult, record
 from db.session import Sessions
 from db.states import Count, Outcome
 from db.store import FolderStore
@@ -23,6 +23,7 @@ from workers.ingest import Ingest
 
 BOUNDS = Bounds(bytes=10**9, lines=10**8)
 ECHO = ModelSpec("echo", Task.TRANSLATION, Path("/nowhere"), EngineKind.ECHO, default=True)
+_OUT = {"text": "out", "finish_reason": "stop"}
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Ledger:
         return Ingest(self.sessions, self.store, lambda: self.registry, self.bell, BOUNDS, owner).run(job_id)
 
     def finalize(self, job_id: str) -> bool:
-        return Finalize(self.sessions, self.store, "finalizer").run(job_id)
+        return Finalize(self.sessions, self.store, self.bell, "finalizer").run(job_id)
 
     def started(self, lines: int = 10, **fields: Any) -> str:
         """A job in progress over `lines` distinct lines."""
@@ -89,20 +90,25 @@ class Ledger:
                 )
             session.execute(text("UPDATE jobs SET queued_tokens = total WHERE id = :job"), {"job": job_id})
 
-    def claim(self, job_id: str, owner: str = "worker", budget: float = 600) -> Claim | None:
+    def claim(self, job_id: str, owner: str = "worker", budget: float = 600, model: str = "echo") -> Claim | None:
         with self.sessions() as session:
-            claim = chunks.claim(session, Candidate(job_id, "echo"), owner, budget)
+            claim = chunks.claim(session, Candidate(job_id, model), owner, budget)
             session.rollback() if claim is None else session.commit()
         return claim
 
-    def outcomes(self, claim: Claim, fail: int = 0) -> list[NewResult]:
+    def record(self, claim: Claim, fail: int = 0, output: dict[str, Any] | None = None) -> None:
+        """Record a chunk as a worker does: all its items, the first `fail` of them as failed."""
+        with self.sessions.begin() as session:
+            record(session, claim.chunk_id, claim.attempt, self.outcomes(claim, fail, output))
+
+    def outcomes(self, claim: Claim, fail: int = 0, output: dict[str, Any] | None = None) -> list[NewResult]:
         """A result for every open item of the chunk, the first `fail` of them failed."""
         with self.sessions() as session:
             items = chunks.items_of(session, claim.chunk_id)
         return [
             NewResult(item.idx, Outcome.FAILED, error_code="engine_error", error_message="told to")
             if place < fail
-            else NewResult(item.idx, Outcome.SUCCEEDED, {"text": "out"}, input_tokens=2, output_tokens=1)
+            else NewResult(item.idx, Outcome.SUCCEEDED, output or _OUT, input_tokens=2, output_tokens=1)
             for place, item in enumerate(items)
         ]
 

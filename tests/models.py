@@ -7,11 +7,13 @@ from typing import Any
 
 import sentencepiece
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as tokenizer_models
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -21,6 +23,8 @@ from transformers import (
     M2M100Tokenizer,
     MarianConfig,
     MarianMTModel,
+    MPNetConfig,
+    MPNetModel,
     PegasusConfig,
     PegasusForConditionalGeneration,
     PreTrainedModel,
@@ -135,26 +139,20 @@ def make_m2m100(folder: Path) -> Path:
     return _saved(_random(M2M100ForConditionalGeneration, config), folder)
 
 
-def make_causal(folder: Path, kind: str = "llama", context: int = 128) -> Path:
-    """A decoder-only model (`llama`, `qwen2` or `gpt2`), with a chat template and two tokens that end its turn."""
-    tokenizer = Tokenizer(tokenizer_models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+def make_causal(folder: Path, kind: str = "llama", context: int = 128, pieces: bool = False, padding: int = 0) -> Path:
+    """A decoder-only model (`llama`, `qwen2` or `gpt2`), with a chat template and two tokens that end its turn.
+
+    With `pieces`, its tokenizer is like Llama 2's: words begin with `▁`, and rare characters are spelled in bytes. With
+    `padding`, the model has so many tokens more than the tokenizer, as many of the hub do.
+    """
+    tokenizer = _byte_fallback() if pieces else _byte_level()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>",
         unk_token="<|endoftext|>", model_max_length=context,
     )  # fmt: skip
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
-    sizes: dict[str, Any] = {"vocab_size": len(fast), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    sizes: dict[str, Any] = {"vocab_size": len(fast) + padding, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
     rotary = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         # A base other than 10,000, as SmolLM2 and Qwen2 have: a converter that drops it is wrong without a word.
@@ -171,6 +169,77 @@ def make_causal(folder: Path, kind: str = "llama", context: int = 128) -> Path:
     model = makers[kind]()
     model.generation_config.eos_token_id = [2, 0]
     return _saved(model, folder)
+
+
+def make_bert(folder: Path, kind: str = "bert", pooling: str | None = None) -> Path:
+    """An encoder (`bert` or `mpnet`); with `pooling`, as sentence-transformers saves it, cutting at 48 tokens."""
+    # Padding is number 1, as in the RoBERTa family, where the positions depend on it.
+    specials = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(tokenizer_models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        mask_token="[MASK]", model_max_length=64,
+    )  # fmt: skip
+    fast.save_pretrained(folder)
+    sizes: dict[str, Any] = {
+        "vocab_size": len(fast), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "pad_token_id": 1,
+    }  # fmt: skip
+    if kind == "mpnet":
+        model = _random(MPNetModel, MPNetConfig(**sizes, max_position_embeddings=66))
+    else:
+        model = _random(BertModel, BertConfig(**sizes, max_position_embeddings=64))
+    if pooling is not None:
+        (folder / "1_Pooling").mkdir(parents=True)
+        (folder / "1_Pooling" / "config.json").write_text(
+            json.dumps({f"pooling_mode_{mode}": mode == pooling for mode in ("cls_token", "mean_tokens", "max_tokens")})
+        )
+        layers = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in layers]
+        (folder / "modules.json").write_text(json.dumps(listed))
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 48, "do_lower_case": False}))
+    return _saved(model, folder)
+
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def _byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(tokenizer_models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def _byte_fallback() -> Tokenizer:
+    every_byte = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(tokenizer_models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=600, special_tokens=[*SPECIALS, *every_byte], show_progress=False)
+    )
+    learned = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Tokenizer(tokenizer_models.BPE(learned["vocab"], merges, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(SPECIALS)
+    return tokenizer
 
 
 def _train_pieces(prefix: Path, size: int, suffix: str = ".spm", **ids: int) -> sentencepiece.SentencePieceProcessor:

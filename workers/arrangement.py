@@ -1,7 +1,6 @@
-"""Drafts to chunks: grouped by parameters, equal inputs computed once, neighbours of similar length."""
+"""Drafts to chunks: grouped by model and parameters, equal inputs computed once, neighbours of similar length."""
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -9,42 +8,46 @@ import msgspec
 from db.chunks import NewChunk
 from db.intake import NewItem
 from workers.drafts import Draft
+from workers.effective import Setup
 from workers.planning import MAX_CHUNK_ITEMS, plan
 
 
-def arrange(drafts: Sequence[Draft], model: str, chunk_tokens: int) -> tuple[list[NewChunk], Iterator[NewItem]]:
-    """The chunks of a window, and its items, which name their chunk by its place in that list."""
+def arrange(drafts: Sequence[Draft], chunk_tokens: Callable[[str], int]) -> tuple[list[NewChunk], Iterator[NewItem]]:
+    """The chunks of a window, and its items, which name their chunk by its place in that list.
+
+    `chunk_tokens` says how much of a model's work a chunk should be. Copies of an output cost as many inputs.
+    """
     twin_of = _twins(drafts)
-    groups: dict[str, list[int]] = {}
+    groups: dict[Setup, list[int]] = {}
     for place, draft in enumerate(drafts):
-        if draft.params is not None and place not in twin_of:
-            groups.setdefault(draft.params, []).append(place)
-    copies: dict[int, int] = {}
+        if draft.setup is not None and place not in twin_of:
+            groups.setdefault(draft.setup, []).append(place)
+    twins: dict[int, int] = {}
     for first in twin_of.values():
-        copies[first] = copies.get(first, 0) + 1
+        twins[first] = twins.get(first, 0) + 1
     chunks: list[NewChunk] = []
     chunk_of: dict[int, int] = {}
-    for params, places in groups.items():
-        lengths = [drafts[place].tokens for place in places]
-        for members in plan(lengths, MAX_CHUNK_ITEMS, chunk_tokens):
+    for setup, places in groups.items():
+        costs = [drafts[place].tokens * setup.copies for place in places]
+        for members in plan(costs, MAX_CHUNK_ITEMS, chunk_tokens(setup.model)):
             mine = [places[member] for member in members]
             chunk_of |= dict.fromkeys(mine, len(chunks))
-            items = len(mine) + sum(copies.get(place, 0) for place in mine)
-            tokens = sum(drafts[place].tokens for place in mine)
-            chunks.append(NewChunk(model, msgspec.json.decode(params), items, tokens))
+            items = len(mine) + sum(twins.get(place, 0) for place in mine)
+            tokens = sum(costs[member] for member in members)
+            chunks.append(NewChunk(setup.model, msgspec.json.decode(setup.params), items, tokens))
     chunk_of |= {place: chunk_of[first] for place, first in twin_of.items()}
     return chunks, _items(drafts, chunk_of, twin_of)
 
 
 def _twins(drafts: Sequence[Draft]) -> dict[int, int]:
     """Which draft can share the output of which earlier one; sampled outputs are never shared."""
-    first_of: dict[tuple[str, str | bytes], int] = {}
+    first_of: dict[tuple[Setup, str | bytes], int] = {}
     twin_of: dict[int, int] = {}
     for place, draft in enumerate(drafts):
-        if draft.params is None or _is_sampled(draft.params):
+        if draft.setup is None or draft.setup.is_sampled:
             continue
         assert draft.line.input is not None
-        first = first_of.setdefault((draft.params, _content(draft.line.input.body)), place)
+        first = first_of.setdefault((draft.setup, _content(draft.line.input.body)), place)
         if first != place:
             twin_of[place] = first
     return twin_of
@@ -65,14 +68,12 @@ def _items(drafts: Sequence[Draft], chunk_of: dict[int, int], twin_of: dict[int,
         )
 
 
-@lru_cache(maxsize=1_024)
-def _is_sampled(params: str) -> bool:
-    return bool(msgspec.json.decode(params).get("temperature"))
-
-
 def _content(body: dict[str, Any]) -> str | bytes:
-    """What makes two inputs equal: the text itself, or the messages as bytes, which no text is equal to."""
-    if "messages" in body:
-        return msgspec.json.encode(body, order="deterministic")
-    text: str = body["text"]
-    return text
+    """What makes two inputs equal, whatever form their answers are wanted in: the text itself, or all of it as bytes.
+
+    No text is equal to bytes, and no list of texts to a list of messages.
+    """
+    if "text" in body:
+        text: str = body["text"]
+        return text
+    return msgspec.json.encode(body["messages"] if "messages" in body else body["texts"], order="deterministic")

@@ -1,63 +1,38 @@
-"""Checked lines become drafts of items: an id, effective parameters and - for refused and blank ones - a result."""
+"""Checked lines become drafts of items: an id, what they run with and - for refused and blank ones - a result."""
 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
-
-from db.inputs import Problem
+from db.inputs import Problem, estimated_tokens
 from db.recording import NewResult
 from db.states import Outcome
-from models.params import check as check_params
-from models.spec import ModelSpec
+from workers.effective import MODEL_NOT_FOUND, Setup, Setups
 from workers.formats import Line
-from workers.planning import ITEM_OVERHEAD_TOKENS, estimate_tokens
-
-_MOST_KNOWN = 10_000
 
 
 @dataclass(slots=True)
 class Draft:
-    """A line on its way to become the item `idx`; `params` is None when it is settled already."""
+    """A line on its way to become the item `idx`; `setup` is None when it is settled already."""
 
     idx: int
     line: Line
     custom_id: str
     tokens: int
-    params: str | None
+    setup: Setup | None
     settled: NewResult | None = None
-
-
-class Effective:
-    """Effective decoding parameters per distinct set of item parameters, checked once each."""
-
-    def __init__(self, job_params: Mapping[str, Any], spec: ModelSpec) -> None:
-        self._job_params, self._spec = dict(job_params), spec
-        self._known: dict[str, tuple[str, tuple[Problem, ...]]] = {}
-
-    def of(self, params: Mapping[str, Any]) -> tuple[str, tuple[Problem, ...]]:
-        """Canonical JSON of the parameters that will be used, or why they cannot be."""
-        key = msgspec.json.encode(params, order="deterministic").decode() if params else "{}"
-        if key not in self._known:
-            if len(self._known) > _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = self._check(params)
-        return self._known[key]
-
-    def _check(self, params: Mapping[str, Any]) -> tuple[str, tuple[Problem, ...]]:
-        clean, found = check_params({**self._job_params, **params}, self._spec)
-        if found:
-            return "", tuple(Problem("invalid_params", each.message, each.hint, param=each.param) for each in found)
-        return msgspec.json.encode(clean, order="deterministic").decode(), ()
 
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """Makes drafts of the lines of one job. Lines without an id of their own get `id_prefix` and their number."""
+    """Makes drafts of the lines of one job. Lines without an id of their own get `id_prefix` and their number.
 
-    effective: Effective
+    What is wrong with a line is a problem of the job; what is wrong with the request on it, in dialects whose lines
+    are whole requests, is that request's own answer.
+    """
+
+    setups: Setups
+    dialect: str
     id_prefix: str
 
     def id_of(self, line: Line) -> str:
@@ -76,15 +51,30 @@ class Drafter:
             if custom_id in taken:
                 problems += (_duplicate(line, custom_id, taken[custom_id]),)
                 custom_id = self._unused(line, taken)
-            params = ""
-            if line.input and not problems:
-                params, wrong = self.effective.of(line.input.params)
-                if wrong:
-                    problems = tuple(_at(problem, line.number) for problem in wrong)
+            setup, refusal = (None, ()) if problems else self._judged(line)
+            if refusal and self._is_of_line(refusal):
+                problems, refusal = tuple(_at(problem, line.number) for problem in refusal), ()
             taken[custom_id] = line.number
             found += problems
-            drafts.append(_draft(idx, line, custom_id, params, problems))
+            drafts.append(_draft(idx, line, custom_id, setup, problems, refusal))
         return drafts, found
+
+    def _judged(self, line: Line) -> tuple[Setup | None, tuple[Problem, ...]]:
+        """What the line's input runs with, or why it cannot."""
+        assert line.input is not None
+        refusal = line.input.refusal
+        if refusal and line.input.model is None:
+            return None, refusal
+        found = self.setups.of(line.input)
+        if isinstance(found, Setup):
+            return (None, refusal) if refusal else (found, ())
+        # A model that does not exist is said first: there, nothing else of the line was judged for that model.
+        return None, refusal if refusal and found.problems[0].code != MODEL_NOT_FOUND else found.problems
+
+    def _is_of_line(self, problems: Sequence[Problem]) -> bool:
+        if self.dialect == "openai":
+            return problems[0].code == MODEL_NOT_FOUND
+        return self.dialect == "bushel"
 
     def _unused(self, line: Line, taken: Mapping[str, int]) -> str:
         """An id for a refused duplicate, so that its outcome can still be told apart."""
@@ -95,17 +85,28 @@ class Drafter:
         return unused
 
 
-def _draft(idx: int, line: Line, custom_id: str, params: str, problems: Sequence[Problem]) -> Draft:
+def _draft(
+    idx: int,
+    line: Line,
+    custom_id: str,
+    setup: Setup | None,
+    problems: Sequence[Problem],
+    refusal: Sequence[Problem],
+) -> Draft:
     if problems:
-        message = "; ".join(_sentence(problem) for problem in problems)
-        where = f"line {line.number}: {message}"
-        refusal = NewResult(idx, Outcome.FAILED, error_code=problems[0].code, error_message=where)
-        return Draft(idx, line, custom_id, 0, None, refusal)
+        return Draft(idx, line, custom_id, 0, None, _refused(idx, problems, f"line {line.number}: "))
+    if refusal:
+        return Draft(idx, line, custom_id, 0, None, _refused(idx, refusal))
     if line.blank:
         blank = NewResult(idx, Outcome.SUCCEEDED, {"text": "", "finish_reason": "stop"})
         return Draft(idx, line, custom_id, 0, None, blank)
     assert line.input is not None
-    return Draft(idx, line, custom_id, _tokens(line.input.body), params)
+    return Draft(idx, line, custom_id, estimated_tokens(line.input.body), setup)
+
+
+def _refused(idx: int, problems: Sequence[Problem], where: str = "") -> NewResult:
+    first, said = problems[0], "; ".join(_sentence(problem) for problem in problems)
+    return NewResult(idx, Outcome.FAILED, error_code=first.code, error_message=where + said, error_param=first.param)
 
 
 def _sentence(problem: Problem) -> str:
@@ -124,9 +125,3 @@ def _duplicate(line: Line, custom_id: str, first: int) -> Problem:
 
 def _at(problem: Problem, line: int) -> Problem:
     return Problem(problem.code, problem.message, problem.hint, line, problem.column, problem.param)
-
-
-def _tokens(body: dict[str, Any]) -> int:
-    if "messages" in body:
-        return sum(estimate_tokens(turn["content"]) + ITEM_OVERHEAD_TOKENS for turn in body["messages"])
-    return estimate_tokens(body["text"])

@@ -4,18 +4,23 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import chunks, files, results, steps
+from db import chunks, files, results, steps, webhooks
+from db.doorbell import DELIVER, Doorbell
 from db.errors import LeaseLost
+from db.ids import renamed
 from db.lines import LineWriter, ResultRow, writer_for
+from db.notices import announce
 from db.session import Sessions
 from db.states import JobStatus, Outcome, leftover
 from db.steps import StepLease
 from db.store import FileStore
+from dialects.writing import writers
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +30,15 @@ SECONDS_PER_RENEWAL = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """A job about to end."""
+    """A job about to end. `keeps_files` is False for one whose results nobody reads from a file."""
 
     tenant_id: str
+    dialect: str
+    endpoint: str | None
     status: JobStatus
     format: dict[str, Any]
-    dry_run: bool
+    keeps_files: bool
+    lifetime: timedelta | None
     total: int
     open: int
     succeeded: int
@@ -41,9 +49,15 @@ class Finalize:
     """The finalize step. One instance serves a process; `run` may be called from several threads."""
 
     def __init__(
-        self, sessions: Sessions, store: FileStore, owner: str, should_stop: Callable[[], bool] = lambda: False
+        self,
+        sessions: Sessions,
+        store: FileStore,
+        doorbell: Doorbell,
+        owner: str,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._sessions, self._store, self._owner, self._should_stop = sessions, store, owner, should_stop
+        self._sessions, self._store, self._doorbell = sessions, store, doorbell
+        self._owner, self._should_stop = owner, should_stop
 
     def run(self, job_id: str) -> bool:
         """End one job; False when it is not due, or workers still hold items of it (they ring when done)."""
@@ -72,14 +86,17 @@ class Finalize:
             return False
         written: list[files.NewFile] = []
         try:
-            if ending.total and not ending.dry_run:
+            if ending.total and ending.keeps_files:
                 self._write(lease, ending, written)
             with self._sessions.begin() as session:
                 steps.hold(session, lease, ending.status)
                 final = self._end(session, lease.job_id, ending, written)
+                is_awaited = webhooks.emit(session, lease.job_id)
         except BaseException:
             self._discard(written)
             raise
+        if is_awaited:
+            self._doorbell.ring(DELIVER)
         logger.info("job %s is %s", lease.job_id, final, extra={"action": f"job_{final}", "job_id": lease.job_id})
         return True
 
@@ -96,12 +113,25 @@ class Finalize:
             status = steps.hold(session, lease)
             row = session.execute(
                 text("""
-                    SELECT tenant_id, format, dry_run, total, queued + running AS open, succeeded, expired
+                    SELECT tenant_id, dialect, endpoint, format, NOT (dry_run OR interactive) AS keeps_files,
+                        output_lifetime_seconds AS lifetime, total, queued + running AS open, succeeded, expired
                     FROM jobs WHERE id = :job
                 """),
                 {"job": lease.job_id},
             ).one()
-        return _Ending(row.tenant_id, status, row.format, row.dry_run, row.total, row.open, row.succeeded, row.expired)
+        return _Ending(
+            row.tenant_id,
+            row.dialect,
+            row.endpoint,
+            status,
+            row.format,
+            row.keeps_files,
+            None if row.lifetime is None else timedelta(seconds=row.lifetime),
+            row.total,
+            row.open,
+            row.succeeded,
+            row.expired,
+        )
 
     def _write(self, lease: StepLease, ending: _Ending, written: list[files.NewFile]) -> None:
         """The output file and the error file, each only if it has a line; added to `written` as they are.
@@ -109,12 +139,12 @@ class Finalize:
         Every custom_id stands in exactly one of the two. A TXT output has a line for every line of
         the input instead, empty where there is no output, so that line n answers line n; TXT has no ids.
         """
-        kind = ending.format["type"]
-        aligned = kind == "txt"
-        output = writer_for(kind, ending.format, include_input=False)
-        errors = writer_for("csv" if kind == "csv" else "jsonl", ending.format, include_input=False)
+        both = _writers(ending, lease.job_id)
+        if both is None:
+            return
+        output, errors = both
         if ending.succeeded:
-            keep = (lambda row: True) if aligned else _succeeded
+            keep = (lambda row: True) if output.extension == "txt" else _succeeded
             written.append(self._write_one(lease, "output", ending, output, keep))
         if ending.total > ending.succeeded:
             written.append(self._write_one(lease, "errors", ending, errors, lambda row: not _succeeded(row)))
@@ -135,9 +165,17 @@ class Finalize:
                     self._renew(lease)
                     renew_at = time.monotonic() + SECONDS_PER_RENEWAL
             size, digest = writer.bytes, writer.sha256
-        filename = f"{lease.job_id}_{name}.{lines.extension}"
+        shown = lease.job_id if ending.dialect == "bushel" else renamed(lease.job_id, "batch_")
+        filename = f"{shown}_{name}.{lines.extension}"
         return files.NewFile(
-            file_id, files.OUTPUT, filename, size, digest, lines.content_type, files.store_key(file_id)
+            file_id,
+            files.OUTPUT,
+            filename,
+            size,
+            digest,
+            lines.content_type,
+            files.store_key(file_id),
+            ending.lifetime,
         )
 
     def _renew(self, lease: StepLease) -> None:
@@ -160,7 +198,18 @@ class Finalize:
             """),
             {"job": job_id, "final": final.value, "seen": ending.status.value, **ids},
         )
+        announce(session, job_id)
         return final
+
+
+def _writers(ending: _Ending, job_id: str) -> tuple[LineWriter, LineWriter] | None:
+    """For the output file and the error file; None where the results are read another way."""
+    if ending.dialect != "bushel":
+        return writers(ending.dialect, ending.endpoint, job_id)
+    kind = ending.format["type"]
+    # A job that took only some lines of a file still answers line n in line n.
+    output = writer_for(kind, ending.format, aligned=True)
+    return output, writer_for("csv" if kind == "csv" else "jsonl", ending.format)
 
 
 def _status(session: Session, job_id: str) -> JobStatus | None:

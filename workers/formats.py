@@ -8,13 +8,16 @@ at all, a quote that never closes) ends it, with one problem marked `fatal`.
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from db.inputs import Input, Problem, Refused, check, check_custom_id, check_length, check_text, storable
+from db.inputs import Input, Problem, Refused, check_custom_id, check_length, check_text, storable
+
+# What a decoded JSON line is in the job's dialect; raises Refused if it is nothing.
+Check = Callable[[object], Input]
 
 MAX_LINE_BYTES = 16 * 2**20
 # The header is kept in the job's row, which every look at the job reads.
@@ -96,12 +99,15 @@ class Source:
     columns: list[str] | None = None
 
 
-def read(file: BinaryIO, format: Format, task: str, bounds: Bounds) -> Source:
-    """Start reading; the bounds are for what a compressed file may grow to. The lines may raise Unreadable."""
+def read(file: BinaryIO, format: Format, check: Check, bounds: Bounds) -> Source:
+    """Start reading; the bounds are for what a compressed file may grow to. The lines may raise Unreadable.
+
+    `check` judges JSONL lines; CSV rows and TXT lines are texts.
+    """
     stream = _Guard(_inflated(file), bounds)
     source = Source(iter(()))
     readers = {"jsonl": _jsonl, "csv": _csv, "txt": _txt}
-    source.lines = _translated(readers[format.type](stream, format, task, source), stream)
+    source.lines = _translated(readers[format.type](stream, format, check, source), stream)
     return source
 
 
@@ -200,7 +206,7 @@ def _not_utf8(number: int, raw: bytes, exc: UnicodeDecodeError) -> Line:
     return Line(number, problems=(problem,), raw=_excerpt(raw))
 
 
-def _txt(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[Line]:
+def _txt(guard: _Guard, format: Format, check: Check, source: Source) -> Iterator[Line]:
     for raw in guard:
         if len(raw) > MAX_LINE_BYTES:
             guard.skip_rest_of_line(raw)
@@ -226,7 +232,7 @@ def _line(number: int, raw: str, problems: Sequence[Problem], input: Input) -> L
     return Line(number, None, located, storable(raw[:_EXCERPT]), input.extra, usable_id)
 
 
-def _jsonl(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[Line]:
+def _jsonl(guard: _Guard, format: Format, check: Check, source: Source) -> Iterator[Line]:
     decode = msgspec.json.Decoder().decode
     for raw in guard:
         if len(raw) > MAX_LINE_BYTES:
@@ -243,7 +249,7 @@ def _jsonl(guard: _Guard, format: Format, task: str, source: Source) -> Iterator
             continue
         try:
             value = decode(raw)
-            found = check(_mapped(value, format), task, "input line")
+            found = check(_mapped(value, format))
         except (msgspec.DecodeError, RecursionError) as exc:
             yield Line(guard.number, None, (_bad_json(guard.number, raw, exc),), _excerpt(raw))
         except Refused as refused:
@@ -296,7 +302,7 @@ def _bad_json(number: int, raw: bytes, exc: Exception) -> Problem:
     return Problem("invalid_json_line", message, hint, line=number, column=column)
 
 
-def _csv(guard: _Guard, format: Format, task: str, source: Source) -> Iterator[Line]:
+def _csv(guard: _Guard, format: Format, check: Check, source: Source) -> Iterator[Line]:
     # Undecodable bytes become lone surrogates here and are found by check_text, cell by cell.
     row = _Row()
     text = (row.add(guard.number, raw).decode(errors="surrogateescape") for raw in guard)

@@ -3,30 +3,31 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.orm import Session
 
 from db import intake, rates, steps
 from db.chunks import add_chunks, open_models
-from db.doorbell import FINALIZE, INGEST, WORK, Doorbell
+from db.doorbell import DELIVER, FINALIZE, INGEST, WORK, Doorbell
 from db.errors import LeaseLost
 from db.inputs import Problem
 from db.session import Sessions
 from db.states import JobStatus, Outcome
 from db.steps import StepLease
 from db.store import FileStore
+from dialects.reading import reader
 from models.registry import Registry, UnknownModel
-from models.spec import ModelSpec
 from workers.arrangement import arrange
-from workers.drafts import Drafter, Effective
+from workers.drafts import Drafter
+from workers.effective import MODEL_NOT_FOUND, Setups
 from workers.formats import Bounds, Format, Line, Unreadable, read
-from workers.planning import (
-    UNMEASURED_CHUNK_TOKENS,
-    chunk_budget,
-)
+from workers.planning import UNMEASURED_CHUNK_TOKENS, chunk_budget
+from workers.selection import ParentDeleted, selected
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,16 @@ class _Source:
     """What the job row says about its input."""
 
     job_id: str
+    dialect: str
+    endpoint: str | None
     task: str
-    model: str
+    model: str | None
     params: dict[str, Any]
     format: Format
     on_error: str
     dry_run: bool
+    parent_id: str | None
+    selection: str | None
     store_key: str
     id_prefix: str
 
@@ -135,7 +140,9 @@ class Ingest:
         self._clear(lease)
         with self._sessions.begin() as session:
             errors = {"total": 1, "data": [problem.as_json()]}
-            intake.conclude(session, lease, intake.Verdict(JobStatus.FAILED, errors))
+            is_awaited = intake.conclude(session, lease, intake.Verdict(JobStatus.FAILED, errors))
+        if is_awaited:
+            self._doorbell.ring(DELIVER)
 
     def _leave(self, lease: StepLease) -> None:
         with self._sessions.begin() as session:
@@ -144,45 +151,58 @@ class Ingest:
     def _ingest(self, lease: StepLease) -> list[str]:
         source = self._source(lease.job_id)
         self._clear(lease)
+        registry = self._registry()
         try:
-            spec = self._registry().get(source.model)
+            if source.model is not None:
+                registry.get(source.model)
         except UnknownModel as exc:
-            self._refuse(lease, Problem("model_not_found", str(exc), "add it to the registry or use another one"))
+            self._refuse(lease, Problem(MODEL_NOT_FOUND, str(exc), "add it to the registry or use another one"))
             return []
-        run = _Run(self._sessions, lease, source, spec)
-        columns: list[str] | None = None
+        setups = Setups(registry, source.dialect, source.task, source.model, source.params)
+        run = _Run(self._sessions, lease, source, setups)
+        columns = self._read(source, run)
+        if run.count == 0 and not run.problems.total:
+            run.end(_nothing(source))
+        return self._conclude(lease, source, run, columns)
+
+    def _read(self, source: _Source, run: "_Run") -> list[str] | None:
+        """Write all of the input, or note in `run` why it cannot be read; the header of a CSV file."""
         try:
             with self._store.open(source.store_key) as file:
-                reading = read(file, source.format, source.task, self._bounds)
-                for window in _windows(reading.lines):
+                check = reader(source.dialect, source.endpoint, source.task)
+                reading = read(file, source.format, check, self._bounds)
+                lines = reading.lines
+                if source.selection is not None:
+                    lines = selected(self._sessions, source.parent_id, lines)
+                for window in _windows(lines):
                     run.write(window)
                     # Let go of it before the next one is read, or there are two in memory.
                     del window
                     if self._should_stop():
                         raise ProcessStopping
-                columns = reading.columns
+                return reading.columns
         except Unreadable as exc:
             run.end(exc.problem)
         except FileNotFoundError:
             run.end(Problem("file_not_found", "the input file's bytes are gone", "upload it again and submit again"))
-        return self._conclude(lease, source, run, columns)
+        except ParentDeleted:
+            message = "the job whose unfinished items were to run was deleted"
+            run.end(Problem("parent_deleted", message, "submit what is to run as a job of its own"))
+        return None
 
     def _conclude(self, lease: StepLease, source: _Source, run: "_Run", columns: list[str] | None) -> list[str]:
-        if run.count == 0 and not run.problems.total:
-            run.end(Problem("empty_file", "the input has no lines", "send at least one input"))
         errors = run.problems.as_json()
         refused = run.is_unreadable or (errors is not None and source.on_error == "fail")
         if refused or source.dry_run:
             self._clear(lease)
-        if source.dry_run and not refused:
-            verdict = intake.Verdict(JobStatus.FINALIZING, errors, run.estimate(), columns)
-        elif refused:
-            verdict = intake.Verdict(JobStatus.FAILED, errors, columns=columns)
+        if refused:
+            status = JobStatus.FAILED
         else:
-            status = JobStatus.IN_PROGRESS if run.queued else JobStatus.FINALIZING
-            verdict = intake.Verdict(status, errors, columns=columns)
+            status = JobStatus.IN_PROGRESS if run.queued and not source.dry_run else JobStatus.FINALIZING
+        estimate = run.estimate() if source.dry_run and not refused else None
+        verdict = intake.Verdict(status, errors, estimate, columns, run.model)
         with self._sessions.begin() as session:
-            intake.conclude(session, lease, verdict)
+            is_awaited = intake.conclude(session, lease, verdict)
             models = open_models(session, lease.job_id) if verdict.status is JobStatus.IN_PROGRESS else []
         logger.info(
             "job %s is %s: %d items, %d problems",
@@ -194,13 +214,16 @@ class Ingest:
         )
         if verdict.status is JobStatus.FINALIZING:
             self._doorbell.ring(FINALIZE, lease.job_id)
+        if is_awaited:
+            self._doorbell.ring(DELIVER)
         return models
 
     def _source(self, job_id: str) -> _Source:
         with self._sessions() as session:
             row = session.execute(
                 text("""
-                    SELECT job.id, job.task, job.model, job.params, job.format, job.on_error, job.dry_run,
+                    SELECT job.id, job.dialect, job.endpoint, job.task, job.model, job.params, job.format,
+                        job.on_error, job.dry_run, job.parent_id, job.selection,
                         coalesce(job.inputs_key, file.store_key) AS store_key,
                         CASE WHEN job.inputs_key IS NULL THEN 'line-' ELSE 'input-' END AS id_prefix
                     FROM jobs job LEFT JOIN files file ON file.id = job.input_file_id WHERE job.id = :job
@@ -209,12 +232,16 @@ class Ingest:
             ).one()
         return _Source(
             row.id,
+            row.dialect,
+            row.endpoint,
             row.task,
             row.model,
             row.params,
             Format.of(row.format),
             row.on_error,
             row.dry_run,
+            row.parent_id,
+            row.selection,
             row.store_key,
             row.id_prefix,
         )
@@ -224,6 +251,12 @@ class Ingest:
         while not done:
             with self._sessions.begin() as session:
                 done = intake.clear(session, lease)
+
+
+def _nothing(source: _Source) -> Problem:
+    if source.selection is not None:
+        return Problem("nothing_to_retry", "every item of the job to repeat has succeeded", "there is nothing to run")
+    return Problem("empty_file", "the input has no lines", "send at least one input")
 
 
 def _windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
@@ -250,7 +283,8 @@ def _windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
 
 def _chars(line: Line) -> int:
     """About what the line takes in memory: a window must stay small, whatever its lines are made of."""
-    chars = len(line.raw) + len(line.problems) * PROBLEM_CHARS
+    refusal = line.input.refusal if line.input else ()
+    chars = len(line.raw) + (len(line.problems) + len(refusal)) * PROBLEM_CHARS
     if line.extra:
         chars += sum(map(len, line.extra)) + len(line.extra) * CELL_CHARS
     if line.input is None:
@@ -258,22 +292,31 @@ def _chars(line: Line) -> int:
     if line.input.params:
         chars += len(msgspec.json.encode(line.input.params))
     body = line.input.body
+    if "request" in body:
+        chars += len(msgspec.json.encode(body["request"]))
     if "messages" in body:
         return chars + sum(len(turn["content"]) for turn in body["messages"])
-    return chars + len(body.get("text", ""))
+    return chars + sum(map(len, body.get("texts", ()))) + len(body.get("text", ""))
 
 
 class _Run:
     """One pass over the input: numbers, checks and writes its lines window by window."""
 
-    def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, spec: ModelSpec) -> None:
-        self._sessions, self._lease, self._source = sessions, lease, source
-        self._drafter = Drafter(Effective(source.params, spec), source.id_prefix)
-        self.count = self.queued = self._invalid = self._tokens = 0
+    def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, setups: Setups) -> None:
+        self._sessions, self._lease, self._source, self._setups = sessions, lease, source, setups
+        self._drafter = Drafter(setups, source.dialect, source.id_prefix)
+        self.count = self.queued = self._invalid = 0
+        self._input_tokens = 0
+        # What each model has to do, in input tokens; copies count.
+        self._cost: dict[str, int] = {}
+        self._rates: dict[str, rates.Rate | None] = {}
         self.problems = _Problems()
         self.is_unreadable = self._has_ids = False
-        with sessions() as session:
-            self._rate = rates.measured(session, source.model)
+
+    @property
+    def model(self) -> str | None:
+        """The one model of all items, if it is one."""
+        return next(iter(self._setups.models)) if len(self._setups.models) == 1 else None
 
     def end(self, problem: Problem) -> None:
         """Note a problem after which the job cannot run, whatever `on_error` says."""
@@ -281,17 +324,22 @@ class _Run:
         self.problems.add([problem])
 
     def estimate(self) -> dict[str, Any]:
-        """What the job would cost. Seconds are of one worker at the measured rate; None when nothing was measured."""
-        rate = self._rate
-        seconds = None
-        if rate is not None:
-            seconds = round(self._tokens * (1 + rate.output_per_input) / rate.tokens_per_second, 1)
+        """What the job would cost. Seconds are of one worker at measured rates, None where one was never measured."""
         return {
             "items": self.count - self._invalid,
             "invalid_items": self._invalid,
-            "input_tokens": self._tokens,
-            "seconds": seconds,
+            "input_tokens": self._input_tokens,
+            "seconds": self._seconds(),
         }
+
+    def _seconds(self) -> float | None:
+        seconds = 0.0
+        for model, tokens in self._cost.items():
+            rate = self._rates[model]
+            if rate is None:
+                return None
+            seconds += tokens * (1 + rate.output_per_input) / rate.tokens_per_second
+        return round(seconds, 1)
 
     def write(self, window: list[Line]) -> None:
         job_id = self._source.job_id
@@ -302,7 +350,7 @@ class _Run:
             ids = [self._drafter.id_of(line) for line in window] if self._has_ids and self.count else []
             known = intake.known_ids(session, job_id, ids) if ids else {}
             drafts, problems = self._drafter.drafts(window, self.count, known)
-            chunks, items = arrange(drafts, self._source.model, self._budget())
+            chunks, items = arrange(drafts, partial(self._budget, session))
             chunk_ids = add_chunks(session, job_id, chunks) if chunks else []
             intake.add_items(session, job_id, items, chunk_ids)
             settled = [draft.settled for draft in drafts if draft.settled]
@@ -312,9 +360,12 @@ class _Run:
         self._invalid += sum(result.outcome is Outcome.FAILED for result in settled)
         self.count += len(drafts)
         self.queued += queued
-        self._tokens += tokens
+        for chunk in chunks:
+            self._cost[chunk.model] = self._cost.get(chunk.model, 0) + chunk.tokens
+            self._input_tokens += chunk.tokens // int(chunk.params.get("n", 1))
 
-    def _budget(self) -> int:
-        if self._rate is None:
-            return UNMEASURED_CHUNK_TOKENS
-        return chunk_budget(self._rate.tokens_per_second, self._rate.output_per_input)
+    def _budget(self, session: Session, model: str) -> int:
+        if model not in self._rates:
+            self._rates[model] = rates.measured(session, model)
+        rate = self._rates[model]
+        return UNMEASURED_CHUNK_TOKENS if rate is None else chunk_budget(rate.tokens_per_second, rate.output_per_input)

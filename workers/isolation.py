@@ -15,6 +15,8 @@ class Fault:
 
     code: str
     message: str
+    # The decoding parameter that is to blame, if one is.
+    param: str | None = None
 
 
 @dataclass(slots=True)

@@ -9,8 +9,6 @@ UNMEASURED_CHUNK_TOKENS = 4_000
 MIN_CHUNK_TOKENS = 500
 MAX_CHUNK_TOKENS = 200_000
 MAX_CHUNK_ITEMS = 2_000
-# What an item costs beside its tokens (a row read, a row written), in tokens.
-ITEM_OVERHEAD_TOKENS = 4
 # A worker gives the engine a chunk in slices of about this much work, and stops between two slices
 # when the chunk turns out to be much longer than it was meant to be.
 SLICE_SECONDS = 4.0
@@ -67,11 +65,3 @@ def plan(lengths: Sequence[int], max_items: int, max_tokens: int) -> list[list[i
             longest = lengths[place]
         groups[-1].append(place)
     return groups
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text before any tokenizer saw it: about four UTF-8 bytes each, as subword vocabularies go.
-
-    Used for planning and estimates only; limits are checked on real tokens.
-    """
-    return len(text.encode(errors="replace")) // 4 + 1

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection
 from importlib.metadata import version
@@ -16,11 +17,13 @@ from models.catalog import Catalog
 from models.registry import Registry
 from models.spec import ModelSpec
 from workers.config import WorkerSettings
+from workers.delivery import SENDERS, Delivery
 from workers.engines.base import Engine
 from workers.finalize import Finalize
 from workers.formats import Bounds
 from workers.ingest import Ingest
 from workers.loops import Loop
+from workers.outbound import Outbound
 from workers.reconcile import SECONDS as RECONCILE_SECONDS
 from workers.reconcile import Reconciler
 from workers.runner import Runner
@@ -29,12 +32,13 @@ from workers.shelf import Shelf
 logger = logging.getLogger(__name__)
 
 PRESENCE_SECONDS = 5.0
+SENDER_GRACE_SECONDS = 2.0
 
 
 class WorkerProcess:
     """What lives as long as the process. Which queues it consumes decides which parts run.
 
-    A process on the io queue ingests and finalizes; one on a model's queue runs the device pipeline
+    A process on the io queue ingests, finalizes and delivers; one on a model's queue runs the device pipeline
     for it; every one takes part in the reconciling.
     """
 
@@ -52,7 +56,7 @@ class WorkerProcess:
         self._serves = [spec.name for spec in registry.all() if model_queue(spec.name) in queues]
         bounds = Bounds(settings.max_inflated_bytes, settings.max_lines)
         self.ingest = Ingest(self._sessions, store, catalog.current, doorbell, bounds, self.id, self._stopping.is_set)
-        self.finalize = Finalize(self._sessions, store, self.id, self._stopping.is_set)
+        self.finalize = Finalize(self._sessions, store, doorbell, self.id, self._stopping.is_set)
         reconciler = Reconciler(self._sessions, store, doorbell)
         self._loops = [
             Loop("presence", PRESENCE_SECONDS, self._beat),
@@ -60,6 +64,7 @@ class WorkerProcess:
         ]
         if IO_QUEUE in queues:
             self._loops.append(Loop("due_steps", settings.poll_seconds, self._run_due_steps))
+        self._senders = self._delivery_loops() if IO_QUEUE in queues else []
         self._shelf: Shelf | None = None
         self.runner: Runner | None = None
         if self._serves:
@@ -78,6 +83,24 @@ class WorkerProcess:
         )
         return shelf, runner
 
+    def _delivery_loops(self) -> list[Loop]:
+        outbound = Outbound(self._settings.webhook_private_addresses)
+        delivery = Delivery(self._sessions, outbound, self._stopping.is_set)
+        return [Loop("delivery", self._settings.poll_seconds, delivery.run) for _ in range(SENDERS)]
+
+    def wake_senders(self) -> None:
+        for loop in self._senders:
+            loop.wake()
+
+    def _stop_senders(self) -> None:
+        """What a slow receiver has not answered in time is sent again by another process."""
+        deadline = time.monotonic() + SENDER_GRACE_SECONDS
+        # All are told before any is waited for.
+        for loop in self._senders:
+            loop.stop(0)
+        for loop in self._senders:
+            loop.stop(max(0.0, deadline - time.monotonic()))
+
     def start(self) -> None:
         # What was imported stays: looking through it again and again took a tenth of ingest's time.
         gc.collect()
@@ -85,7 +108,7 @@ class WorkerProcess:
         if self._slot:
             with self._sessions.begin() as session:
                 leases.inherit(session, self._slot, self.id)
-        for loop in self._loops:
+        for loop in (*self._loops, *self._senders):
             loop.start()
         if self.runner:
             self.runner.start()
@@ -104,6 +127,7 @@ class WorkerProcess:
             self._shelf.close()
         for loop in self._loops:
             loop.stop()
+        self._stop_senders()
         with self._sessions.begin() as session:
             workers.leave(session, self.id)
         self._engine.dispose()

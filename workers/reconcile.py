@@ -2,7 +2,7 @@
 
 import logging
 
-from db import files, leases, upkeep, workers
+from db import deliveries, files, interactive, leases, upkeep, uploads, workers
 from db.doorbell import FINALIZE, WORK, Doorbell
 from db.leases import Reclaimed
 from db.session import Sessions
@@ -32,7 +32,10 @@ class Reconciler:
             ending = upkeep.expire_jobs(session) + upkeep.finish_settled(session)
             models = upkeep.waiting_models(session)
             upkeep.forget_idempotency_keys(session)
+            interactive.forget(session)
+            deliveries.forget(session)
             files.bury_expired(session)
+            uploads.expire(session)
             workers.forget_dead(session)
         for job_id in ending:
             self._doorbell.ring(FINALIZE, job_id)
@@ -58,7 +61,10 @@ class Reconciler:
             self._doorbell.ring(WORK, reclaimed.model)
 
     def _remove_bytes(self) -> None:
-        """Delete the bytes of tombstoned files. Bytes first: a crash in between only repeats a harmless delete."""
+        """Delete the bytes of tombstoned files, and of uploads' parts that became a file or never will.
+
+        Bytes first: a crash in between only repeats a harmless delete.
+        """
         self._store.remove_unfinished(_ABANDONED_SECONDS)
         with self._sessions() as session:
             doomed = files.removable(session, _FILES_AT_ONCE)
@@ -66,3 +72,9 @@ class Reconciler:
             self._store.delete(file.store_key)
             with self._sessions.begin() as session:
                 files.bytes_removed(session, file.id)
+        with self._sessions() as session:
+            parts = uploads.removable_parts(session, _FILES_AT_ONCE)
+        for part in parts:
+            self._store.delete(part.store_key)
+            with self._sessions.begin() as session:
+                uploads.part_removed(session, part.id)

@@ -28,13 +28,15 @@ from workers import isolation
 from workers.engines.base import Engine, EngineBroken, ModelUnavailable
 from workers.engines.load import decoding_params
 from workers.keeper import Keeper
-from workers.planning import CHUNK_PATIENCE_SECONDS, slices
+from workers.planning import CHUNK_PATIENCE_SECONDS
 from workers.work import Work, all_failed, encode, log_fields, results_of
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 EXIT_BROKEN = 70
+# An item that is still at it by this part of its chunk's deadline is given up before the watchdog ends the process.
+DEADLINE_SHARE = 0.8
 
 
 class Models(Protocol):
@@ -214,9 +216,9 @@ class Runner:
                     work.engine,
                     work.encoded,
                     work.params,
-                    work.stop.is_set,
+                    partial(self._must_stop, work),
                     work.advance,
-                    slices([len(prompt) for prompt in work.encoded], self._pace.get(work.claim.model)),
+                    work.slices(self._pace.get(work.claim.model)),
                     partial(self._is_enough, work),
                 )
             except EngineBroken as exc:
@@ -227,13 +229,16 @@ class Runner:
             self._to_record.put(work)
         self._to_record.put(None)
 
+    def _must_stop(self, work: Work) -> bool:
+        return work.stop.is_set() or work.note_time(DEADLINE_SHARE * self._deadline)
+
     def _is_enough(self, work: Work) -> bool:
         assert work.begun_at is not None
         return self._stopping.is_set() or time.monotonic() - work.begun_at > CHUNK_PATIENCE_SECONDS
 
     def _note_pace(self, work: Work) -> None:
         """Seconds per input token of the latest chunk. Only this thread touches it."""
-        if tokens := work.consumed:
+        if (tokens := work.consumed) and not work.claim.interactive:
             self._pace[work.claim.model] = max(work.seconds, 1e-6) / tokens
 
     # --- third stage -------------------------------------------------------------------------
@@ -270,7 +275,8 @@ class Runner:
                 with self._sessions.begin() as session:
                     recipe = recipe_id(session, asdict(work.engine.recipe) | {"params": work.claim.params})
                     recorded = record(session, *work.lease, results, recipe)
-                    rates.observe(session, work.claim.model, work.consumed, work.produced, work.seconds)
+                    if not work.claim.interactive:
+                        rates.observe(session, work.claim.model, work.consumed, work.produced, work.seconds)
                 logger.info(
                     "chunk %s: %d results in %.2f s",
                     work.claim.chunk_id,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from celery import Celery
 
-from db.doorbell import FINALIZE, INGEST, WORK
+from db.doorbell import DELIVER, FINALIZE, INGEST, WORK
 from workers.process import WorkerProcess
 
 
@@ -25,3 +25,8 @@ def add_tasks(app: Celery, process: Callable[[], WorkerProcess]) -> None:
         runner = process().runner
         if runner is not None:
             runner.wake()
+
+    @app.task(name=DELIVER)
+    def deliver() -> None:
+        # Only wakes: a receiver may take its time, and this thread has files to read.
+        process().wake_senders()

@@ -1,20 +1,24 @@
 """A claimed chunk on its way through a worker: stored inputs to prompts, generations to results.
 
-What can go wrong with one item goes wrong with that item alone.
+What can go wrong with one item goes wrong with that item alone. An item may have several prompts, and each of them
+several copies; it is answered as a whole, once all of them are.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from db.chunks import Claim, ClaimedItem
 from db.recording import NewResult
 from db.states import Outcome
-from workers.engines.base import Encoded, Engine, Generation, Message, Params, Prompt
+from workers import planning
+from workers.engines.base import BadParam, Encoded, Engine, Generation, Message, Params, Prompt
 from workers.isolation import Fault, Outputs
+from workers.outputs import output_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +31,17 @@ class Work:
     engine: Engine
     params: Params
     items: list[ClaimedItem] = field(default_factory=list)
-    # Positions in `items` of those to compute; twins and refused ones are not among them.
-    places: list[int] = field(default_factory=list)
+    # What to compute, prompt after prompt, and which positions in it belong to the item at which place in `items`;
+    # twins and refused ones have none.
     encoded: list[Encoded] = field(default_factory=list)
+    spans: dict[int, range] = field(default_factory=dict)
     refused: dict[int, Fault] = field(default_factory=dict)
     outputs: Outputs = field(default_factory=Outputs)
     # On the monotonic clock; None while it waits for the device.
     begun_at: float | None = None
     seconds: float = 0.0
+    # Its time is nearly over, and it has items of several prompts, which are generated as one.
+    is_late: bool = False
     progress: int = 0
     # Set when nothing more should be generated; `lost` when the lease is gone besides.
     stop: threading.Event = field(default_factory=threading.Event)
@@ -54,6 +61,24 @@ class Work:
         """Output tokens."""
         return sum(len(generation.tokens) for generation in self.outputs.generations.values())
 
+    def note_time(self, seconds: float) -> bool:
+        """Whether to stop because the chunk has taken so many seconds and may never end.
+
+        A single prompt ends or hangs, and a hang is not ours to end. But an item of many prompts may simply be too
+        much for this device, and would be so again and again.
+        """
+        assert self.begun_at is not None
+        if time.monotonic() - self.begun_at > seconds:
+            self.is_late = any(len(span) > 1 for span in self.spans.values())
+        return self.is_late
+
+    def slices(self, seconds_per_token: float | None) -> list[list[int]]:
+        """Positions in `encoded`, cut by pace; the prompts of one item stay together, since half an item is nothing."""
+        spans = list(self.spans.values())
+        lengths = [sum(len(self.encoded[at]) for at in span) for span in spans]
+        cut = planning.slices(lengths, seconds_per_token)
+        return [list(chain.from_iterable(spans[member] for member in members)) for members in cut]
+
     def advance(self) -> None:
         self.progress += 1
 
@@ -65,30 +90,38 @@ class Work:
         self.seconds = time.monotonic() - self.begun_at
 
 
-def _prompt(body: dict[str, Any]) -> Prompt:
+def _prompts(body: dict[str, Any]) -> list[Prompt]:
     if "messages" in body:
-        return Prompt(messages=tuple(Message(turn["role"], turn["content"]) for turn in body["messages"]))
-    return Prompt(body["text"])
+        return [Prompt(messages=tuple(Message(turn["role"], turn["content"]) for turn in body["messages"]))]
+    return [Prompt(text) for text in body["texts"]] if "texts" in body else [Prompt(body["text"])]
 
 
 def encode(work: Work) -> None:
     """Fill in what is to be computed: not twins, not items that are refused."""
-    places = [place for place, item in enumerate(work.items) if item.same_as is None]
-    for place, encoded in zip(places, _encoded(work, places), strict=True):
-        if isinstance(encoded, Fault):
-            work.refused[place] = encoded
-        elif encoded.dropped and work.claim.long_input == "error":
-            work.refused[place] = _too_long(encoded)
-        else:
-            work.places.append(place)
-            work.encoded.append(encoded)
+    prompts_of = {place: _prompts(item.input) for place, item in enumerate(work.items) if item.same_as is None}
+    encoded = iter(_encoded(work, list(chain.from_iterable(prompts_of.values()))))
+    for place, prompts in prompts_of.items():
+        mine = [next(encoded) for _ in prompts]
+        fault = next((fault for each in mine if (fault := _judged(each, work.claim.long_input))), None)
+        if fault is not None:
+            work.refused[place] = fault
+            continue
+        copies = [
+            replace(each, choice=choice) if choice else each
+            for each in mine
+            if isinstance(each, Encoded)
+            for choice in range(int(work.claim.params.get("n", 1)))
+        ]
+        work.spans[place] = range(len(work.encoded), len(work.encoded) + len(copies))
+        work.encoded += copies
 
 
-def _encoded(work: Work, places: list[int]) -> Sequence[Encoded | Fault]:
+def _encoded(work: Work, prompts: list[Prompt]) -> Sequence[Encoded | Fault]:
     """All prompts at once; should that fail, one by one, so that a bad one fails alone."""
-    prompts = [_prompt(work.items[place].input) for place in places]
     try:
         return work.engine.encode(prompts, work.params)
+    except BadParam as exc:
+        return [_bad_param(exc)] * len(prompts)
     except Exception as exc:
         logger.warning("encoding one by one: %s", type(exc).__name__, extra=log_fields(work, "encode_failed"))
     return [_encoded_alone(work, prompt) for prompt in prompts]
@@ -97,6 +130,8 @@ def _encoded(work: Work, places: list[int]) -> Sequence[Encoded | Fault]:
 def _encoded_alone(work: Work, prompt: Prompt) -> Encoded | Fault:
     try:
         [encoded] = work.engine.encode([prompt], work.params)
+    except BadParam as exc:
+        return _bad_param(exc)
     except ValueError as exc:
         # What engines raise on purpose for an input they cannot take; its message is for the user.
         return Fault("invalid_input", str(exc))
@@ -106,38 +141,65 @@ def _encoded_alone(work: Work, prompt: Prompt) -> Encoded | Fault:
     return encoded
 
 
-def _too_long(encoded: Encoded) -> Fault:
-    length = len(encoded) + encoded.dropped
+def _bad_param(exc: BadParam) -> Fault:
+    return Fault("invalid_value", str(exc), exc.param)
+
+
+def _judged(encoded: Encoded | Fault, long_input: str) -> Fault | None:
+    if isinstance(encoded, Fault):
+        return encoded
+    if not encoded.dropped or long_input != "error":
+        return None
     return Fault(
         "input_too_long",
-        f"the input has {length} tokens, the model takes {len(encoded)}; shorten it or submit with"
-        ' long_input: "truncate"',
+        f"the input has {len(encoded) + encoded.dropped} tokens, the model takes {len(encoded)}; shorten it or submit"
+        ' with long_input: "truncate"',
+    )
+
+
+def _too_much(span: range) -> Fault:
+    return Fault(
+        "item_too_large",
+        f"the {len(span)} outputs asked for take longer than a worker may be at one item; ask for fewer at once",
     )
 
 
 def results_of(work: Work) -> list[NewResult]:
-    """Decode what was generated and give twins the outcome of their original."""
+    """Decode what was generated and give twins the outcome of their original.
+
+    An item fails with the first fault among its prompts, and is left open when some were not reached - unless
+    that is because they take longer than a chunk may.
+    """
     order = sorted(work.outputs.generations)
-    generations = [work.outputs.generations[at] for at in order]
-    texts = _texts(work, generations)
+    texts = dict(zip(order, _texts(work, [work.outputs.generations[at] for at in order]), strict=True))
+    faults = dict(work.refused)
     by_idx: dict[int, NewResult] = {}
-    for at, generation, text in zip(order, generations, texts, strict=True):
-        idx = work.items[work.places[at]].idx
-        if isinstance(text, Fault):
-            by_idx[idx] = _failed(idx, text)
-            continue
-        by_idx[idx] = NewResult(
-            idx,
-            Outcome.SUCCEEDED,
-            _output(text, generation, work.encoded[at]),
-            input_tokens=len(work.encoded[at]),
-            output_tokens=len(generation.tokens),
-        )
-    faults = {work.places[at]: fault for at, fault in work.outputs.faults.items()} | work.refused
+    for place, span in work.spans.items():
+        found = [work.outputs.faults.get(at) or texts.get(at) for at in span]
+        if (fault := next((each for each in found if isinstance(each, Fault)), None)) is not None:
+            faults[place] = fault
+        elif None not in found:
+            by_idx[work.items[place].idx] = _succeeded(work, place, [each for each in found if isinstance(each, str)])
+        elif work.is_late and len(span) > 1 and found != [None] * len(span):
+            faults[place] = _too_much(span)
     for place, fault in faults.items():
         idx = work.items[place].idx
         by_idx[idx] = _failed(idx, fault)
     return [*by_idx.values(), *_twins(work, by_idx)]
+
+
+def _succeeded(work: Work, place: int, texts: list[str]) -> NewResult:
+    span, item = work.spans[place], work.items[place]
+    encoded = [work.encoded[at] for at in span]
+    generations = [work.outputs.generations[at] for at in span]
+    return NewResult(
+        item.idx,
+        Outcome.SUCCEEDED,
+        output_of(texts, generations, encoded, is_list="texts" in item.input),
+        # A prompt is read once, however many copies are made of it.
+        input_tokens=sum(len(each) for each in encoded if each.choice == 0),
+        output_tokens=sum(len(generation.tokens) for generation in generations),
+    )
 
 
 def _texts(work: Work, generations: list[Generation]) -> Sequence[str | Fault]:
@@ -161,23 +223,14 @@ def _text_alone(work: Work, generation: Generation) -> str | Fault:
 def _twins(work: Work, by_idx: dict[int, NewResult]) -> list[NewResult]:
     # Twins cost nothing: their usage is zero, so that usage sums to what was computed.
     return [
-        NewResult(item.idx, first.outcome, first.output, first.error_code, first.error_message)
+        replace(first, idx=item.idx, input_tokens=0, output_tokens=0)
         for item in work.items
         if item.same_as is not None and (first := by_idx.get(item.same_as)) is not None
     ]
 
 
-def _output(text: str, generation: Generation, encoded: Encoded) -> dict[str, Any]:
-    output: dict[str, Any] = {"text": text, "finish_reason": generation.finish_reason}
-    if generation.score is not None:
-        output["score"] = round(generation.score, 4)
-    if encoded.dropped:
-        output["truncated_tokens"] = encoded.dropped
-    return output
-
-
 def _failed(idx: int, fault: Fault) -> NewResult:
-    return NewResult(idx, Outcome.FAILED, error_code=fault.code, error_message=fault.message)
+    return NewResult(idx, Outcome.FAILED, error_code=fault.code, error_message=fault.message, error_param=fault.param)
 
 
 def all_failed(work: Work) -> list[NewResult]:

@@ -1,5 +1,6 @@
 """Files over HTTP: upload, list, look, download, delete."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ BODY = b'{"text": "one"}\n{"text": "two"}\n'
 
 
 def upload(client: httpx.Client, data: bytes = BODY, name: str = "in.jsonl", **fields: str) -> httpx.Response:
-    return client.post("/v1/files", files={"file": (name, data)}, data=fields)
+    return client.post("/v1/files", files={"file": (name, data)}, data={"purpose": "batch"} | fields)
 
 
 def stored(settings: APISettings) -> list[Path]:
@@ -103,7 +104,8 @@ def test_a_store_elsewhere_serves_ranges_too(settings: APISettings, key: str) ->
     app = create_app(settings.model_copy(update={"store_url": "memory://bushel-tests"}), RecordingDoorbell())
     client = app.test_client()
     auth = {"Authorization": f"Bearer {key}"}
-    sent = client.post("/v1/files", data={"file": (__import__("io").BytesIO(BODY), "a.txt")}, headers=auth)
+    form = {"file": (io.BytesIO(BODY), "a.txt"), "purpose": "batch"}
+    sent = client.post("/v1/files", data=form, headers=auth)
     file_id = sent.get_json()["id"]
 
     whole = client.get(f"/v1/files/{file_id}/content", headers=auth)
@@ -161,6 +163,11 @@ def test_a_name_in_another_script_survives_the_round_trip(client: httpx.Client) 
             id="purpose",
         ),
         pytest.param(
+            {"files": {"file": ("a.txt", b"x")}, "data": {"expires_after[anchor]": "created_at"}},
+            *(400, "missing_field", "purpose"),
+            id="no purpose",
+        ),
+        pytest.param(
             {"files": {"file": ("a.txt", b"x")}, "data": {"porpose": "batch"}},
             400,
             "unknown_field",
@@ -168,19 +175,26 @@ def test_a_name_in_another_script_survives_the_round_trip(client: httpx.Client) 
             id="typo",
         ),
         pytest.param(
-            {"files": {"file": ("a.txt", b"x")}, "data": {"expires_after[anchor]": "created_at"}},
+            {
+                "files": {"file": ("a.txt", b"x")},
+                "data": {"purpose": "batch", "expires_after[anchor]": "created_at"},
+            },
             *(400, "invalid_value", "expires_after[seconds]"),
             id="anchor without seconds",
         ),
         pytest.param(
-            {"files": {"file": ("a.txt", b"x")}, "data": {"expires_after[seconds]": "3600"}},
+            {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "batch", "expires_after[seconds]": "3600"}},
             *(400, "invalid_value", "expires_after[anchor]"),
             id="seconds without anchor",
         ),
         pytest.param(
             {
                 "files": {"file": ("a.txt", b"x")},
-                "data": {"expires_after[anchor]": "created_at", "expires_after[seconds]": "59"},
+                "data": {
+                    "purpose": "batch",
+                    "expires_after[anchor]": "created_at",
+                    "expires_after[seconds]": "59",
+                },
             },
             *(400, "invalid_value", "expires_after[seconds]"),
             id="too short a life",
@@ -202,6 +216,8 @@ def test_a_name_in_another_script_survives_the_round_trip(client: httpx.Client) 
 def test_a_bad_upload_is_refused_and_leaves_nothing(
     client: httpx.Client, settings: APISettings, send: dict[str, object], status: int, code: str, param: str | None
 ) -> None:
+    if "files" in send:
+        send = {"data": {"purpose": "batch"}} | send
     answer = client.post("/v1/files", **send)  # type: ignore[arg-type]
 
     assert answer.status_code == status

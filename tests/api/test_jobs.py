@@ -1,6 +1,7 @@
 """Jobs over HTTP: submit, idempotency, look, list, cancel, delete, audit."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -27,7 +28,7 @@ def problems(answer: httpx.Response) -> dict[str, str]:
 
 
 def upload(client: httpx.Client, data: bytes = b"one\ntwo\n", name: str = "in.txt") -> str:
-    return str(client.post("/v1/files", files={"file": (name, data)}).json()["id"])
+    return str(client.post("/v1/files", data={"purpose": "batch"}, files={"file": (name, data)}).json()["id"])
 
 
 def run(ledger: Ledger, job_id: str, fail: int = 0) -> None:
@@ -59,10 +60,20 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
         ("total", "queued", "running", "succeeded", "failed", "cancelled", "expired"), 0
     )
     assert job["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
-    for name in ("errors", "estimate", "input_file_id", "output_file_id", "error_file_id", "expires_at", "eta_seconds"):
+    for name in (
+        "errors",
+        "estimate",
+        "parent_id",
+        "endpoint",
+        "input_file_id",
+        "output_file_id",
+        "error_file_id",
+        "expires_at",
+        "eta_seconds",
+    ):
         assert job[name] is None
     assert job["notices"] == {"truncated_inputs": 0, "cut_outputs": 0}
-    assert len(job) == 36
+    assert len(job) == 39
 
 
 def test_inline_inputs_are_spooled_as_lines_for_ingest(client: httpx.Client, ledger: Ledger) -> None:
@@ -655,9 +666,7 @@ def test_a_job_row_is_there_before_anybody_is_told(client: httpx.Client, api: Li
                 seen.append(session.execute(query, {"id": args[0]}).scalar_one())
 
     services = api.app.extensions["bushel"]
-    api.app.extensions["bushel"] = type(services)(
-        services.settings, services.sessions, services.store, Looking(), services.catalog
-    )
+    api.app.extensions["bushel"] = replace(services, doorbell=Looking())
 
     submit(client)
 

@@ -24,7 +24,7 @@ def started(client: httpx.Client, ledger: Ledger, items: int = 10, size: int = 5
 
 
 def started_from(client: httpx.Client, ledger: Ledger, name: str, data: bytes, **changes: Any) -> str:
-    file_id = client.post("/v1/files", files={"file": (name, data)}).json()["id"]
+    file_id = client.post("/v1/files", files={"file": (name, data)}, data={"purpose": "batch"}).json()["id"]
     body = {"task": "translation", "input_file_id": file_id, **changes}
     job_id = str(client.post("/v1/jobs", json=body).json()["id"])
     assert ledger.ingest(job_id)
@@ -87,7 +87,7 @@ def test_a_line_has_the_promised_keys(client: httpx.Client, ledger: Ledger) -> N
         "seq": 2,
         "custom_id": "input-2",
         "status": "succeeded",
-        "output": {"text": "out"},
+        "output": {"text": "out", "finish_reason": "stop"},
         "error": None,
         "usage": {"input_tokens": 2, "output_tokens": 1},
     }

@@ -91,10 +91,11 @@ class Zeros:
 
 
 def test_memory_does_not_grow_with_what_is_uploaded_or_downloaded(server: Server, ledger: Ledger) -> None:
-    server.client.post("/v1/files", files={"file": ("warm.txt", b"x")})
+    server.client.post("/v1/files", files={"file": ("warm.txt", b"x")}, data={"purpose": "batch"})
     before = server.peak_rss()
 
-    answer = server.client.post("/v1/files", files={"file": ("large.txt", Zeros(200 * MB))})  # type: ignore[dict-item]
+    file = {"file": ("large.txt", Zeros(200 * MB))}
+    answer = server.client.post("/v1/files", files=file, data={"purpose": "batch"})  # type: ignore[arg-type]
 
     assert (answer.status_code, answer.json()["bytes"]) == (200, 200 * MB)
     received = 0
@@ -185,7 +186,7 @@ def test_a_body_without_a_length_is_taken_and_limited_too(server: Server) -> Non
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
         for _ in range(size // MB):
             yield b"y" * MB
-        yield b"\r\n--b--\r\n"
+        yield b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
 

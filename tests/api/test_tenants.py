@@ -21,16 +21,70 @@ BY_ID = {
     ("GET", "/v1/files/<file_id>"),
     ("GET", "/v1/files/<file_id>/content"),
     ("DELETE", "/v1/files/<file_id>"),
+    ("POST", "/v1/uploads/<upload_id>/parts"),
+    ("POST", "/v1/uploads/<upload_id>/complete"),
+    ("POST", "/v1/uploads/<upload_id>/cancel"),
+    ("GET", "/v1/batches/<batch_id>"),
+    ("POST", "/v1/batches/<batch_id>/cancel"),
     ("GET", "/v1/jobs/<job_id>"),
     ("DELETE", "/v1/jobs/<job_id>"),
     ("POST", "/v1/jobs/<job_id>/cancel"),
+    ("POST", "/v1/jobs/<job_id>/pause"),
+    ("POST", "/v1/jobs/<job_id>/resume"),
+    ("POST", "/v1/jobs/<job_id>/retry"),
+    ("POST", "/v1/jobs/<job_id>/clone"),
     ("GET", "/v1/jobs/<job_id>/results"),
     ("GET", "/v1/jobs/<job_id>/audit"),
+    ("GET", "/v1/messages/batches/<message_batch_id>"),
+    ("DELETE", "/v1/messages/batches/<message_batch_id>"),
+    ("POST", "/v1/messages/batches/<message_batch_id>/cancel"),
+    ("GET", "/v1/messages/batches/<message_batch_id>/results"),
+    ("GET", "/v1/webhooks/<webhook_id>"),
+    ("PATCH", "/v1/webhooks/<webhook_id>"),
+    ("DELETE", "/v1/webhooks/<webhook_id>"),
+    ("POST", "/v1/webhooks/<webhook_id>/rotate"),
+    ("POST", "/v1/webhooks/<webhook_id>/test"),
+    ("GET", "/v1/webhooks/<webhook_id>/deliveries"),
+    ("POST", "/v1/webhooks/<webhook_id>/deliveries/<delivery_id>/redeliver"),
 }
-OF_THE_KEY = {("GET", "/v1/files"), ("POST", "/v1/files"), ("GET", "/v1/jobs"), ("POST", "/v1/jobs")}
-FOR_ALL = {("GET", "/v1/models")}
+OF_THE_KEY = {
+    ("GET", "/v1/files"),
+    ("POST", "/v1/files"),
+    ("POST", "/v1/uploads"),
+    ("GET", "/v1/batches"),
+    ("POST", "/v1/batches"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/translations"),
+    ("POST", "/v1/summaries"),
+    ("GET", "/v1/messages/batches"),
+    ("POST", "/v1/messages/batches"),
+    ("POST", "/v1/messages"),
+    ("GET", "/v1/jobs"),
+    ("POST", "/v1/jobs"),
+    ("GET", "/v1/webhooks"),
+    ("POST", "/v1/webhooks"),
+}
+FOR_ALL = {("GET", "/v1/models"), ("GET", "/v1/models/<model>"), ("POST", "/v1/messages/count_tokens")}
 
-UNKNOWN = {"<file_id>": "file-0mgcxk2l9h4t8v2c6y0q1w5r3", "<job_id>": "job_0mgcxk2l9h4t8v2c6y0q1w5r3"}
+UNKNOWN = {
+    "<file_id>": "file-0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<job_id>": "job_0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<upload_id>": "upload_0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<batch_id>": "batch_0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<message_batch_id>": "msgbatch_0mgcxk2l9h4t8v2c6y0q1w5r4",
+    "<webhook_id>": "wh_0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<delivery_id>": "dlv_0mgcxk2l9h4t8v2c6y0q1w5r3",
+}
+
+
+# What is sent to those that take something.
+SENT: dict[tuple[str, str], dict[str, object]] = {
+    ("PATCH", "/v1/webhooks/<webhook_id>"): {"json": {}},
+    ("POST", "/v1/uploads/<upload_id>/parts"): {"files": {"data": ("a", b"x")}},
+    ("POST", "/v1/uploads/<upload_id>/complete"): {"json": {"part_ids": ["part_1"]}},
+}
 
 
 def test_every_route_has_its_row_here(api: LiveAPI) -> None:
@@ -45,11 +99,25 @@ def test_every_route_has_its_row_here(api: LiveAPI) -> None:
 
 @pytest.fixture
 def foreign(client: httpx.Client, ledger: Ledger) -> dict[str, str]:
-    """A file and a finished job of the first tenant."""
-    file_id = client.post("/v1/files", files={"file": ("in.txt", b"one\n")}).json()["id"]
+    """What the first tenant has: something of every kind."""
+    file_id = client.post("/v1/files", files={"file": ("in.txt", b"one\n")}, data={"purpose": "batch"}).json()["id"]
     job_id = client.post("/v1/jobs", json={"task": "translation", "input_file_id": file_id}).json()["id"]
     ledger.ingest(job_id)
-    return {"<file_id>": file_id, "<job_id>": job_id}
+    webhook_id = client.post("/v1/webhooks", json={"url": "https://hooks.example/"}).json()["id"]
+    delivery_id = client.post(f"/v1/webhooks/{webhook_id}/test").json()["id"]
+    announced = {"bytes": 5, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}
+    window = {"endpoint": "/v1/translations", "completion_window": "24h"}
+    request = {"custom_id": "a", "params": {"model": "echo-chat", "max_tokens": 5, "messages": []}}
+    messages = client.post("/v1/messages/batches", json={"requests": [request]})
+    return {
+        "<file_id>": file_id,
+        "<message_batch_id>": messages.json()["id"],
+        "<job_id>": job_id,
+        "<webhook_id>": webhook_id,
+        "<delivery_id>": delivery_id,
+        "<upload_id>": client.post("/v1/uploads", json=announced).json()["id"],
+        "<batch_id>": client.post("/v1/batches", json={"input_file_id": file_id, **window}).json()["id"],
+    }
 
 
 @pytest.mark.parametrize(("method", "rule"), sorted(BY_ID))
@@ -60,9 +128,11 @@ def test_a_foreign_id_looks_like_an_unknown_one(
         path = rule
         for placeholder, id in ids.items():
             path = path.replace(placeholder, id)
-        answer = stranger.request(method, path, headers={"x-request-id": "same"})
+        sent = SENT.get((method, rule), {})
+        answer = stranger.request(method, path, headers={"x-request-id": "same"}, **sent)  # type: ignore[arg-type]
         seen = answer.text
-        for id in ids.values():
+        # The longest first: the unknown ones end alike.
+        for id in sorted(ids.values(), key=len, reverse=True):
             seen = seen.replace(id, "<id>")
         return answer.status_code, seen, sorted(answer.headers)
 
@@ -75,7 +145,7 @@ def test_a_foreign_id_looks_like_an_unknown_one(
     assert client.get(f"/v1/files/{foreign['<file_id>']}").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/jobs"])
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/jobs", "/v1/webhooks"])
 def test_lists_hold_only_ones_own(stranger: httpx.Client, foreign: dict[str, str], path: str) -> None:
     assert stranger.get(path).json()["data"] == []
 
@@ -84,9 +154,12 @@ def test_a_foreign_cursor_tells_nothing(stranger: httpx.Client, foreign: dict[st
     cases: list[tuple[str, Callable[[dict[str, str]], str]]] = [
         ("/v1/files", lambda ids: ids["<file_id>"]),
         ("/v1/jobs", lambda ids: ids["<job_id>"]),
+        ("/v1/batches", lambda ids: ids["<batch_id>"]),
+        ("/v1/messages/batches", lambda ids: ids["<message_batch_id>"]),
     ]
     for path, pick in cases:
-        foreign_page, unknown_page = (stranger.get(path, params={"after": pick(ids)}) for ids in (foreign, UNKNOWN))
+        name = "after_id" if "messages" in path else "after"
+        foreign_page, unknown_page = (stranger.get(path, params={name: pick(ids)}) for ids in (foreign, UNKNOWN))
         assert (foreign_page.status_code, foreign_page.content) == (unknown_page.status_code, unknown_page.content)
 
 

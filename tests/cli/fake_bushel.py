@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/v1/files/([^/]+)(/content)?", path):
             return self._file(match[1], bool(match[2]))
         if match := re.fullmatch(r"/v1/jobs/([^/]+)(/[a-z]+)?", path):
-            return self._job(match[1], match[2], query)
+            return self._job(match[1], match[2], query, body)
         return _error(404, f"there is no {path}", "not_found")
 
     def _upload(self, body: bytes) -> dict[str, Any]:
@@ -267,7 +267,9 @@ class _Handler(BaseHTTPRequestHandler):
             return _error(416, "nothing is there", "range_not_satisfiable")
         return 206, whole[begin:], {"content-range": f"bytes {begin}-{len(whole) - 1}/{len(whole)}"}
 
-    def _job(self, job_id: str, action: str | None, query: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+    def _job(
+        self, job_id: str, action: str | None, query: dict[str, str], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
         job = self.fake.jobs.get(job_id)
         if job is None:
             return _error(404, f"there is no job {job_id}", "not_found")
@@ -276,9 +278,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return _error(409, f"job {job_id} has not ended", "job_not_final")
             del self.fake.jobs[job_id]
             return _json(200, {"id": job_id, "object": "job", "deleted": True})
+        if action in ("/retry", "/clone"):
+            return self._repeat(job, action, body)
         if action == "/cancel":
             job["status"] = "cancelled"
             settle(self.fake, job)
+        elif action in ("/pause", "/resume"):
+            job["paused"] = action == "/pause"
         elif action == "/results":
             return self._results(job, query)
         elif action == "/audit":
@@ -287,6 +293,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.fake.looks[job_id] += 1
             settle(self.fake, job)
         return _json(200, job)
+
+    def _repeat(self, parent: dict[str, Any], action: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        """What failed is mended when it is retried, so that a retry ends well."""
+        said = json.loads(body)
+        self.fake.bodies.append(said)
+        lines = [line for line in self.fake.lines[parent["id"]] if line["status"] == "failed" or action == "/clone"]
+        if not lines:
+            return _error(409, f"every item of job {parent['id']} succeeded", "nothing_to_retry")
+        key = self.headers.get("idempotency-key") or ""
+        if key not in self.fake.keys:
+            inputs = [{"custom_id": line["custom_id"], "text": "again"} for line in lines]
+            self.fake.keys[key] = create(self.fake, {"inputs": inputs, **said, "parent_id": parent["id"]})["id"]
+        return _json(202, self.fake.jobs[self.fake.keys[key]])
 
     def _audit(self, job_id: str) -> dict[str, Any]:
         """A job whose text has `FAIL` in it fails its audit too."""

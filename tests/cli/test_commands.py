@@ -173,6 +173,65 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
     assert said in capfd.readouterr().err
 
 
+# jobs made from jobs, and pauses
+
+
+def test_retry_makes_a_job_of_what_failed_and_prints_its_id(fake: FakeBushel, capfd: Captured) -> None:
+    parent = fake.add_job(["one", "FAIL", "two"])
+    run(["watch", parent])
+    capfd.readouterr()
+
+    code = run(["retry", parent, "--watch", "--priority", "9", "--window", "never", "--metadata", "why=again"])
+
+    out, err = capfd.readouterr()
+    assert (code, out) == (0, "job_0001\n")
+    assert "1/1" in err
+    assert fake.state.bodies[0] == {"priority": 9, "completion_window": None, "metadata": {"why": "again"}}
+    assert [line["custom_id"] for line in fake.state.lines["job_0001"]] == ["1"]
+
+
+def test_a_retry_whose_answer_is_lost_makes_one_job(fake: FakeBushel) -> None:
+    parent = fake.add_job(["FAIL"])
+    fake.state.faults.append(Fault("POST", "/v1/jobs/job_0000/retry", lost_answer=True))
+
+    assert run(["retry", parent]) == 0
+    assert len(fake.state.jobs) == 2
+
+
+def test_a_retry_of_nothing_is_refused_in_the_server_s_words(fake: FakeBushel, capfd: Captured) -> None:
+    parent = fake.add_job(["fine"])
+
+    assert run(["retry", parent]) == 2
+    assert "every item of job job_0000 succeeded (nothing_to_retry)" in capfd.readouterr().err
+
+
+def test_clone_sends_only_what_is_otherwise(fake: FakeBushel, capfd: Captured) -> None:
+    parent = fake.add_job(["one", "two"])
+
+    options = "--model m --to fr --params num_beams=4 --on-error skip --long-input truncate --run"
+    assert run(["clone", parent, *options.split(), "--json"]) == 0
+    assert run(["clone", parent]) == 0
+
+    assert fake.state.bodies[0] == {
+        "model": "m",
+        "params": {"num_beams": 4, "target_lang": "fr"},
+        "on_error": "skip",
+        "long_input": "truncate",
+        "dry_run": False,
+    }
+    assert fake.state.bodies[1] == {}
+    assert json.loads(capfd.readouterr().out.rsplit("job_0002", 1)[0])["parent_id"] == parent
+
+
+def test_pause_and_resume_say_how_the_job_is_now(fake: FakeBushel, capfd: Captured) -> None:
+    job_id = fake.add_job(["one"])
+
+    assert run(["pause", job_id]) == 0
+    assert "job_0000 in_progress (paused) 0/1" in capfd.readouterr().out
+    assert run(["resume", job_id, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["paused"] is False
+
+
 # when the server is away, busy, or says no
 
 

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.models import models
+from models.registry import load
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +93,23 @@ def test_without_a_name_only_models_that_are_here_are_checked() -> None:
     reports = json.loads(run("check", "--json").stdout)
 
     assert [report["model"] for report in reports] == ["tatoeba-en-de-draft"]
+
+
+def test_an_embedding_model_is_checked_by_a_vector() -> None:
+    assert run("add", "vectors", "--task", "embedding", "--engine", "echo").exit_code == 0
+
+    (report,) = json.loads(run("check", "vectors", "--json").stdout)
+
+    assert (report["ok"], report["output"]) == (True, "a vector of 8 numbers")
+    assert report["tokens_per_second"] > 0
+
+
+def test_a_schema_as_default_stays_the_text_that_it_is(data: Path) -> None:
+    (data.parent / "m").mkdir()
+    schema = '{"enum":[null,1]}'
+    arguments = ["--task", "generation", "--engine", "transformers", "--source", "./m", "--param"]
+
+    added = run("add", "held", *arguments, f"json_schema={schema}")
+
+    assert added.exit_code == 0
+    assert load([data / "models.toml"]).get("held").defaults == {"json_schema": schema}

@@ -19,6 +19,7 @@ from db.inputs import MAX_LISTED, Input, Problem
 from db.recording import NewResult, record
 from db.states import Outcome
 from db.store import Writer
+from dialects.reading import reader
 from tests.ledger import BOUNDS, Ledger, json_lines
 from workers import ingest as ingest_module
 from workers.config import WorkerSettings
@@ -119,7 +120,9 @@ def test_a_line_with_a_million_faults_lists_a_few() -> None:
     fields = b"{" + b",".join(b'"%d":1' % n for n in range(20_000)) + b"}\n"
     messages = b'{"messages": [' + b",".join([b"0"] * 1_000) + b"]}\n"
 
-    found = list(read(io.BytesIO(fields + messages), Format("jsonl"), "generation", BOUNDS).lines)
+    found = list(
+        read(io.BytesIO(fields + messages), Format("jsonl"), reader("bushel", None, "generation"), BOUNDS).lines
+    )
 
     assert [len(line.problems) for line in found] == [MAX_LISTED + 2, MAX_LISTED + 1]
     assert "19,980 more unknown fields" in [problem.message for problem in found[0].problems]
@@ -136,7 +139,7 @@ def test_a_line_with_a_million_faults_lists_a_few() -> None:
 )
 def test_a_csv_row_is_bounded(data: bytes, code: str) -> None:
     with pytest.raises(Unreadable) as caught:
-        list(read(io.BytesIO(data), Format("csv"), "translation", BOUNDS).lines)
+        list(read(io.BytesIO(data), Format("csv"), reader("bushel", None, "translation"), BOUNDS).lines)
 
     assert caught.value.problem.code == code
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import results
+from db import jobs, results
 from db.recording import record
 from tests.ledger import Ledger
 
@@ -51,3 +51,18 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", ()):
         yield from _nodes(child)
+
+
+def test_a_row_says_what_was_at_fault_and_when_it_was_finished(ledger: Ledger) -> None:
+    job_id = ledger.submit(b'{"text": "x"}\n{"text": ""}\n', {"type": "jsonl"}, on_error="skip")
+    ledger.ingest(job_id)
+    [settled_at] = ledger.rows("SELECT extract(epoch FROM finished_at) AS seconds FROM results")
+
+    with ledger.sessions.begin() as session:
+        jobs.cancel(session, ledger.tenant, job_id)
+    ledger.finalize(job_id)
+    unrun, refused = results.rows(ledger.sessions, job_id)
+
+    assert (unrun.status, unrun.error_param, unrun.finished_at) == ("cancelled", None, None)
+    assert (refused.error_code, refused.error_param) == ("empty_text", "text")
+    assert refused.finished_at == float(settled_at.seconds)

@@ -5,79 +5,21 @@ import io
 import itertools
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from db import chunks, jobs, leases
-from db.audit import audit
 from db.recording import record
 from models.registry import Registry
-from models.spec import EngineKind, ModelSpec, Task
 from tests.ledger import Ledger
+from tests.pipeline import Exits, ended, running, spec
 from tests.waiting import eventually
 from workers.engines.base import Engine
 from workers.engines.echo import open_echo
 from workers.runner import EXIT_BROKEN, Runner
 from workers.shelf import Shelf
-
-
-def spec(name: str = "echo", **options: Any) -> ModelSpec:
-    return ModelSpec(name, Task.TRANSLATION, Path("/nowhere"), EngineKind.ECHO, options={"markers": True, **options})
-
-
-class Exits(list[int]):
-    """Records what the watchdog would have ended the process with."""
-
-    def __call__(self, status: int) -> None:
-        self.append(status)
-
-
-class Begun:
-    """An engine that says when it was first asked to generate."""
-
-    def __init__(self, engine: Engine, begun: threading.Event) -> None:
-        self._engine, self._begun = engine, begun
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "generate":
-            self._begun.set()
-        return getattr(self._engine, name)
-
-
-@contextmanager
-def running(
-    ledger: Ledger,
-    *specs: ModelSpec,
-    deadline: float = 600,
-    grace: float = 5,
-    begun: threading.Event | None = None,
-) -> Iterator[tuple[Runner, Exits]]:
-    registry = Registry(specs or [spec()])
-    begun = begun or threading.Event()
-    shelf = Shelf(registry, lambda wanted: cast("Engine", Begun(open_echo(wanted, None), begun)), capacity=2)
-    exits = Exits()
-    names = [one.name for one in registry.all()]
-    runner = Runner(ledger.sessions, shelf, ledger.bell, "runner", names, deadline, 0.05, exits)
-    runner.start()
-    try:
-        yield runner, exits
-    finally:
-        runner.stop(grace)
-        shelf.close()
-
-
-def ended(ledger: Ledger, job_id: str, seconds: float = 20) -> Any:
-    """The job once it was finalized."""
-    eventually(lambda: ledger.finalize(job_id) or ledger.job(job_id).completed_at, seconds)
-    with ledger.sessions() as session:
-        found = audit(session, ledger.tenant, job_id)
-    assert found.ok, found
-    return ledger.job(job_id)
 
 
 def outcome(ledger: Ledger, idx: int) -> tuple[str, str | None]:
@@ -459,3 +401,18 @@ def test_what_was_cut_is_counted_and_said_in_csv_too(ledger: Ledger) -> None:
     notices = [row["error"] for row in csv.DictReader(io.StringIO(ledger.read(job.output_file_id).decode()))]
     assert "input_truncated: the last 976 tokens" in notices[0] and "output_cut" in notices[0]
     assert notices[1].startswith("output_cut") and notices[2] == ""
+
+
+def test_an_item_of_too_many_prompts_fails_before_the_watchdog_ends_the_process(ledger: Ledger) -> None:
+    job_id = ledger.started(3)
+    ledger.run(
+        "UPDATE items SET input = CAST(:input AS jsonb) WHERE idx = 1",
+        input='{"texts": ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]}',
+    )
+
+    with running(ledger, spec(seconds_per_item=0.25, batch_tokens=1), deadline=2.0) as (_, exits):
+        job = ended(ledger, job_id)
+
+    assert (job.succeeded, job.failed) == (2, 1)
+    assert outcome(ledger, 1) == (None, "item_too_large")
+    assert exits == []

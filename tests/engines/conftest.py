@@ -28,6 +28,12 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], dict[str, object]]] = {
     "llama": (tiny.make_causal, {"task": Task.GENERATION}),
     "qwen2": (partial(tiny.make_causal, kind="qwen2"), {"task": Task.GENERATION}),
     "gpt2": (partial(tiny.make_causal, kind="gpt2"), {"task": Task.GENERATION}),
+    "llama-wide": (partial(tiny.make_causal, context=512, padding=9), {"task": Task.GENERATION}),
+    "llama-pieces": (partial(tiny.make_causal, pieces=True), {"task": Task.GENERATION}),
+    "bert": (tiny.make_bert, {"task": Task.EMBEDDING}),
+    "mpnet": (partial(tiny.make_bert, kind="mpnet"), {"task": Task.EMBEDDING}),
+    "st-mean": (partial(tiny.make_bert, pooling="mean_tokens"), {"task": Task.EMBEDDING}),
+    "st-cls": (partial(tiny.make_bert, pooling="cls_token"), {"task": Task.EMBEDDING}),
 }
 SEQ2SEQ = ("marian", "m2m100", "t5", "bart", "pegasus")
 CAUSAL = ("llama", "qwen2", "gpt2")

@@ -1,5 +1,7 @@
 """The engine that other tests rely on misbehaves exactly as told."""
 
+import math
+import struct
 import subprocess
 import sys
 import threading
@@ -36,6 +38,18 @@ def test_lengths_and_stops_are_honoured() -> None:
     assert [(len(each.tokens), each.finish_reason) for each in made] == [(2, "length"), (2, "stop")]
     assert outputs(engine, ["say b and c"], Params(stop=(" and",))) == ["say b"]
     assert engine.encode([Prompt("w" + " w" * 1029)], Params())[0].dropped == 6
+
+
+def test_a_text_has_always_the_same_vector_of_length_one() -> None:
+    spec = ModelSpec("echo", Task.EMBEDDING, Path(), EngineKind.ECHO)
+    engine = open_engine(spec, Path("/nowhere"))
+
+    made = generated(engine, engine.encode([Prompt("one"), Prompt("two"), Prompt("one")], Params()), Params())
+    numbers = [struct.unpack("<8f", each.vector or b"") for each in made]
+
+    assert numbers[0] == numbers[2] != numbers[1]
+    assert all(math.hypot(*each) == pytest.approx(1, abs=1e-6) for each in numbers)
+    assert engine.decode(made, Params()) == ["", "", ""]
 
 
 def test_it_notices_a_stop_while_it_is_slow() -> None:

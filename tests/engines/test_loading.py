@@ -15,7 +15,7 @@ from models.registry import BUILTIN, EngineKind, ModelSpec, Task, load
 from tests.engines.conftest import SETTINGS, Bench, outputs
 from workers.engines.base import ModelUnavailable, Params
 from workers.engines.calibration import Calibration, Measurement, choose
-from workers.engines.load import decoding_params, open_engine, pull
+from workers.engines.load import decoding_params, is_wanted, open_engine, pull
 
 ROOT = Path(__file__).parents[2]
 
@@ -251,6 +251,24 @@ def test_pulling_a_folder_only_looks_at_it(bench: Bench, tmp_path: Path) -> None
 
 def test_checked_parameters_become_what_engines_take() -> None:
     assert decoding_params({"num_beams": 2, "stop": ["a"]}) == Params(num_beams=2, stop=("a",))
+    # Copies are prompts of their own.
+    assert decoding_params({"n": 3, "top_logprobs": 0}) == Params(top_logprobs=0)
+
+
+def test_of_a_repository_only_what_is_loaded_is_downloaded() -> None:
+    names = [
+        "model.safetensors",
+        "config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "pytorch_model.bin",
+        "onnx/model.onnx",
+        "onnx/config.json",
+        "original/model.safetensors",
+        "tokenizer.json",
+    ]
+
+    assert [name for name in names if is_wanted(name)] == [*names[:4], "tokenizer.json"]
 
 
 def test_the_builtin_model_opens_as_it_is_registered(bench: Bench) -> None:

@@ -166,14 +166,40 @@ def test_a_seed_repeats_a_sample_whatever_is_in_the_batch(bench: Bench) -> None:
         assert together != outputs(engine, TEXTS, replace(params, seed=4))
 
 
+@pytest.mark.parametrize("kind", ["draft", "llama"])
+def test_copies_of_a_prompt_differ_and_are_repeated_by_their_seed(bench: Bench, kind: str) -> None:
+    engine = bench.open(kind, EngineKind.TRANSFORMERS)
+    params = Params(max_new_tokens=16, temperature=1.5, seed=3)
+    one, other = engine.encode([Prompt("the quick brown fox"), Prompt("we translate")], params)
+    copies = [replace(one, choice=choice) for choice in range(6)]
+
+    together = [each.tokens for each in generated(engine, [*copies, other], params)]
+    alone = [generated(engine, [copy], params)[0].tokens for copy in (*copies, other)]
+
+    assert together == alone
+    assert len(set(together[:6])) == 6
+    # Who asks for one gets what the first of several is.
+    assert together[0] == generated(engine, [one], params)[0].tokens
+
+
+def test_copies_of_a_prompt_differ_without_a_seed_too(bench: Bench) -> None:
+    for engine in (bench.open("llama", kind) for kind in ENGINES):
+        params = Params(max_new_tokens=16, temperature=1.5)
+        [one] = engine.encode([Prompt("the quick brown fox")], params)
+
+        made = generated(engine, [replace(one, choice=choice) for choice in range(6)], params)
+
+        assert len({each.tokens for each in made}) == 6
+
+
 def test_seeded_samples_follow_the_models_distribution(bench: Bench) -> None:
     """The noise must not shift the odds: the first token's frequencies are near its probabilities."""
     import torch
 
-    from workers.engines.transformers import SeededSampler
+    from workers.engines.sampling import SeededSampler
 
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    rows = [(number,) for number in range(20_000)]
+    rows = [Encoded((number,)) for number in range(20_000)]
     scores = probabilities.log().repeat(len(rows), 1)
 
     drawn = SeededSampler(rows, 1)(torch.zeros(len(rows), 1), scores).argmax(-1)

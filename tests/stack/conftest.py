@@ -111,7 +111,7 @@ class Stack:
         return str(answer.json()["id"])
 
     def upload(self, name: str, data: bytes) -> str:
-        answer = self.http.post("/v1/files", files={"file": (name, data)})
+        answer = self.http.post("/v1/files", files={"file": (name, data)}, data={"purpose": "batch"})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 

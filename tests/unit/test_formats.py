@@ -9,13 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.inputs import Input
-from workers.formats import MAX_LINE_BYTES, Bounds, Format, Line, Unreadable, read
+from dialects.reading import reader
+from workers.formats import MAX_LINE_BYTES, Bounds, Check, Format, Line, Unreadable, read
 
 GENEROUS = Bounds(bytes=10**9, lines=10**6)
 
 
+def ours(task: str = "translation") -> Check:
+    return reader("bushel", None, task)
+
+
 def lines(data: bytes, format: Format, task: str = "translation", bounds: Bounds = GENEROUS) -> list[Line]:
-    return [line for line in read(io.BytesIO(data), format, task, bounds).lines if not line.is_nothing]
+    return [line for line in read(io.BytesIO(data), format, ours(task), bounds).lines if not line.is_nothing]
 
 
 def problem(data: bytes, format: Format, task: str = "translation") -> tuple[str, int | None, int | None]:
@@ -60,7 +65,7 @@ def test_blank_txt_lines_keep_their_place() -> None:
 
 
 def test_csv_keeps_all_cells_and_counts_lines_inside_quotes() -> None:
-    source = read(io.BytesIO(b'id,text,note\n1,"a, b","two\nlines"\n2,c,"say ""x"""\n'), CSV, "translation", GENEROUS)
+    source = read(io.BytesIO(b'id,text,note\n1,"a, b","two\nlines"\n2,c,"say ""x"""\n'), CSV, ours(), GENEROUS)
 
     found = list(source.lines)
 
@@ -72,7 +77,7 @@ def test_csv_keeps_all_cells_and_counts_lines_inside_quotes() -> None:
 
 
 def test_csv_without_a_header_names_columns_by_number() -> None:
-    source = read(io.BytesIO(b"7;hello\n8;world\n"), Format("csv", "2", "1", ";", False), "translation", GENEROUS)
+    source = read(io.BytesIO(b"7;hello\n8;world\n"), Format("csv", "2", "1", ";", False), ours(), GENEROUS)
 
     found = list(source.lines)
 
@@ -171,7 +176,7 @@ def test_a_gzip_bomb_stops_early_and_small() -> None:
     tracemalloc.start()
 
     with pytest.raises(Unreadable) as caught:
-        for _ in read(io.BytesIO(bomb), TXT, "translation", Bounds(1_000_000, 10**9)).lines:
+        for _ in read(io.BytesIO(bomb), TXT, ours(), Bounds(1_000_000, 10**9)).lines:
             pass
 
     assert caught.value.problem.code == "file_too_large"

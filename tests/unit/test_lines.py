@@ -189,3 +189,12 @@ def test_lines_of_other_inputs_are_not_what_txt_aligns_to() -> None:
 def test_an_unknown_format_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="xml"):
         writer_for("xml", {})
+
+
+def test_an_error_names_its_parameter_only_if_there_is_one() -> None:
+    assert FAILED.error == {"code": "too_long", "message": "it has 900 tokens"}
+    assert replace(FAILED, error_param="text").error == {
+        "code": "too_long",
+        "message": "it has 900 tokens",
+        "param": "text",
+    }

@@ -121,3 +121,56 @@ def test_a_job_says_why_it_waits(
 
     assert (waiting.code if waiting else None) == code
     assert waiting is None or said in waiting.message
+
+
+SEVERAL: dict[str, Any] = {"model": None, "total": 30, "queued": 30, "queued_tokens": 300}
+
+
+def around_several(a: ModelState, b: ModelState, ahead: Ahead | None = None) -> Surroundings:
+    return Surroundings(NOW, 2, {"a": a, "b": b}, {"job": ahead} if ahead else {}, {"job": {"a": 100, "b": 200}})
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ahead", "eta"),
+    [
+        pytest.param(ModelState(1, 1, None, 100.0, 1.0), ModelState(1, 1, None, 50.0, 1.0), None, 10.0, id="in turn"),
+        pytest.param(ModelState(1, 1, None, 100.0, 1.0), ModelState(2, 1, None, 50.0, 1.0), None, 6.0, id="shared"),
+        pytest.param(ModelState(1, 1, None, 9.0, 1.0), ModelState(0, 0, None, 9.0, 1.0), None, None, id="one unserved"),
+        pytest.param(ModelState(1, 1, None, 9.0, 1.0), ModelState(1, 1), None, None, id="one unmeasured"),
+        pytest.param(
+            ModelState(1, 1, None, 100.0, 1.0),
+            ModelState(1, 1, None, 50.0, 1.0),
+            Ahead(1, 150),
+            15.0,
+            id="others ahead",
+        ),
+    ],
+)
+def test_a_job_of_several_models_ends_when_all_of_them_have(
+    a: ModelState, b: ModelState, ahead: Ahead | None, eta: float | None
+) -> None:
+    assert outlook(job(**SEVERAL), around_several(a, b, ahead)).eta_seconds == eta
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "code", "said"),
+    [
+        pytest.param(ModelState(), ModelState(), "no_worker", "serves models a, b", id="no worker"),
+        pytest.param(ModelState(), ModelState(0, 0, "no GPU"), "model_unavailable", "model b cannot", id="one cannot"),
+        pytest.param(
+            ModelState(0, 0, "no GPU"), ModelState(1, 0), "model_loading", "model b is not", id="the other loads"
+        ),
+        pytest.param(ModelState(1, 0), ModelState(1, 0), "model_loading", "models a, b are not", id="both load"),
+        pytest.param(ModelState(1, 1), ModelState(1, 0), "its_turn", "next free worker", id="one is loaded"),
+    ],
+)
+def test_a_job_of_several_models_waits_for_the_first_that_can_run(
+    a: ModelState, b: ModelState, code: str, said: str
+) -> None:
+    waiting = outlook(job(**SEVERAL), around_several(a, b)).waiting_for
+
+    assert waiting is not None and waiting.code == code and said in waiting.message
+
+
+def test_a_job_of_several_models_whose_last_chunk_was_just_claimed_waits_for_nothing() -> None:
+    assert outlook(job(**SEVERAL), Surroundings(NOW, 1)).waiting_for is None

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,112 @@ def test_every_problem_is_reported_at_once() -> None:
     _, problems = check({"num_beams": 0, "target_lang": "xx", "stop": 1, "nope": 2}, ONE)
 
     assert [problem.param for problem in problems] == ["num_beams", "target_lang", "stop", "nope"]
+
+
+TEXT = spec(
+    task=Task.GENERATION,
+    engine=EngineKind.TRANSFORMERS,
+    source_languages=(),
+    target_languages=(),
+    max_output_tokens=500,
+)
+SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "param", "said"),
+    [
+        pytest.param({"n": 0}, "n", "from 1 to 16", id="no copies"),
+        pytest.param({"n": 17, "temperature": 1}, "n", "from 1 to 16", id="too many copies"),
+        pytest.param({"n": 2}, "n", "would be the same; set temperature", id="copies without sampling"),
+        pytest.param({"n": 2, "num_beams": 2}, "n", "would be the same", id="copies of beams"),
+        pytest.param({"top_logprobs": 21}, "top_logprobs", "from 0 to 20", id="too many odds"),
+        pytest.param({"top_logprobs": True}, "top_logprobs", "whole number", id="a bool is no number of odds"),
+        pytest.param({"top_logprobs": 2, "num_beams": 2}, "top_logprobs", "beam search", id="odds of beams"),
+        pytest.param({"json_schema": SCHEMA, "num_beams": 2}, "json_schema", "beam search", id="a schema for beams"),
+        pytest.param({"json_schema": SCHEMA, "min_new_tokens": 5}, "min_new_tokens", "json_schema", id="at least"),
+        pytest.param(
+            {"json_schema": SCHEMA, "no_repeat_ngram_size": 2}, "no_repeat_ngram_size", "json_schema", id="no repeats"
+        ),
+        pytest.param({"json_schema": "nonsense"}, "json_schema", "a JSON object, or its text", id="no JSON"),
+        pytest.param({"json_schema": "[]"}, "json_schema", "a JSON object, or its text", id="JSON, but a list"),
+        pytest.param({"json_schema": True}, "json_schema", "a JSON object, or its text", id="a bool is no schema"),
+        pytest.param({"json_schema": {"a": math.nan}}, "json_schema", "made of JSON values", id="not a number inside"),
+        pytest.param({"json_schema": '{"a":NaN}'}, "json_schema", "made of JSON values", id="not a number in text"),
+        pytest.param({"json_schema": '{"a":' * 9000}, "json_schema", "a JSON object", id="bottomless"),
+        pytest.param({"json_schema": {"a": "x" * 65536}}, "json_schema", "65,536 bytes", id="a huge schema"),
+        pytest.param({"json_schema": "x" * 65537}, "json_schema", "65,536 bytes", id="a huge text"),
+        pytest.param({"json_schema": {"a": "é" * 12000}}, "json_schema", "65,536 bytes", id="huge once escaped"),
+    ],
+)
+def test_what_only_generation_takes_is_checked(raw: dict[str, object], param: str, said: str) -> None:
+    _, problems = check(raw, TEXT)
+
+    assert [problem.param for problem in problems] == [param]
+    assert said in str(problems[0])
+
+
+@pytest.mark.parametrize("given", [SCHEMA, json.dumps(SCHEMA), json.dumps(SCHEMA, indent=4)])
+def test_a_schema_is_stored_as_one_text_with_its_order(given: object) -> None:
+    clean, problems = check({"json_schema": given}, TEXT)
+
+    assert problems == []
+    assert clean == {"json_schema": json.dumps(SCHEMA, separators=(",", ":"))}
+    assert check(clean, TEXT) == (clean, [])
+
+
+@pytest.mark.parametrize("name", ["n", "top_logprobs", "json_schema"])
+@pytest.mark.parametrize("task", [Task.TRANSLATION, Task.SUMMARIZATION])
+def test_only_generation_takes_copies_odds_and_schemas(name: str, task: Task) -> None:
+    model = spec(task=task, engine=EngineKind.TRANSFORMERS, source_languages=(), target_languages=())
+
+    _, problems = check({name: SCHEMA if name == "json_schema" else 1}, model)
+
+    assert [(problem.param, problem.hint) for problem in problems] == [(name, "leave it out")]
+    assert f"which does {task}" in str(problems[0])
+
+
+@pytest.mark.parametrize("engine", [EngineKind.CTRANSLATE2, EngineKind.ECHO])
+def test_an_engine_that_does_not_see_the_odds_refuses_to_tell_or_bend_them(engine: EngineKind) -> None:
+    model = spec(task=Task.GENERATION, engine=engine, source_languages=(), target_languages=())
+
+    _, problems = check({"top_logprobs": 1, "json_schema": SCHEMA, "n": 2, "temperature": 1}, model)
+
+    assert [problem.param for problem in problems] == ["top_logprobs", "json_schema"]
+    assert "a model with the transformers engine" in str(problems[0])
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_an_embedding_model_takes_no_parameter(name: str) -> None:
+    model = spec(task=Task.EMBEDDING, engine=EngineKind.TRANSFORMERS, source_languages=(), target_languages=())
+
+    _, problems = check({name: 1}, model)
+
+    assert [problem.param for problem in problems] == [name]
+    assert "has no meaning for model m, which does embedding" in str(problems[0])
+    assert check({}, model) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("defaults", "raw", "expected"),
+    [
+        pytest.param({"num_beams": 4, "length_penalty": 2.0}, {"top_logprobs": 1}, {"top_logprobs": 1}, id="odds"),
+        pytest.param(
+            {"num_beams": 4, "min_new_tokens": 5, "no_repeat_ngram_size": 3},
+            {"json_schema": "{}"},
+            {"json_schema": "{}"},
+            id="schema",
+        ),
+        pytest.param({"n": 3, "temperature": 1.0}, {"temperature": 0}, {"temperature": 0}, id="one copy"),
+        pytest.param({"n": 3, "temperature": 1.0}, {"num_beams": 2}, {"num_beams": 2}, id="beams"),
+        pytest.param({"temperature": 0.7}, {"n": 3}, {"temperature": 0.7, "n": 3}, id="sampled by default"),
+        pytest.param({"json_schema": {"a": 1}}, {}, {"json_schema": '{"a":1}'}, id="a schema by default"),
+    ],
+)
+def test_defaults_give_way_to_copies_odds_and_schemas(
+    defaults: dict[str, object], raw: dict[str, object], expected: dict[str, object]
+) -> None:
+    assert check(raw, replace(TEXT, defaults=defaults)) == (expected, [])
 
 
 def test_the_defaults_of_the_model_lie_under_the_request() -> None:
@@ -151,4 +258,4 @@ def test_what_comes_out_is_json_that_checks_again_to_itself() -> None:
 def test_every_parameter_is_one_that_engines_take() -> None:
     from workers.engines.base import Params
 
-    assert set(PARAMETERS) == set(Params.__dataclass_fields__)
+    assert set(PARAMETERS) - {"n"} == set(Params.__dataclass_fields__)

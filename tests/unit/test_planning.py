@@ -10,7 +10,6 @@ from workers.planning import (
     MIN_CHUNK_TOKENS,
     UNMEASURED_CHUNK_TOKENS,
     chunk_budget,
-    estimate_tokens,
     plan,
 )
 
@@ -66,8 +65,3 @@ def test_a_measured_budget_is_the_work_of_a_chunk_within_its_bounds(rate: float,
     assert MIN_CHUNK_TOKENS <= budget <= MAX_CHUNK_TOKENS
     if MIN_CHUNK_TOKENS < budget < MAX_CHUNK_TOKENS:
         assert budget * (1 + ratio) / rate <= CHUNK_SECONDS
-
-
-@given(st.text())
-def test_estimates_are_positive_for_any_text(text: str) -> None:
-    assert estimate_tokens(text) >= 1

@@ -5,22 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from models.registry import (
-    BUILTIN,
-    BadEntry,
-    EngineKind,
-    ModelSpec,
-    NoDefaultModel,
-    Task,
-    UnknownModel,
-    add_entry,
-    available,
-    load,
-    remove_entry,
-    snapshot,
-)
+from models.editing import add_entry, remove_entry
+from models.registry import BUILTIN, BadEntry, EngineKind, ModelSpec, NoDefaultModel, Task, UnknownModel, load
+from models.snapshots import available, snapshot
 
 HUB = 'task = "translation"\nsource = "org/name"\nrevision = "abc"\n'
+VECTORS = HUB.replace("translation", "embedding")
 ECHO = 'task = "generation"\nengine = "echo"\n'
 
 
@@ -44,6 +34,7 @@ def test_the_commented_examples_of_the_builtin_registry_are_valid(file: Path) ->
     names = {spec.name for spec in load([file]).all()}
 
     assert {"opus-mt-en-de", "distilbart-cnn-12-6", "smollm2-135m-instruct", "qwen2.5-0.5b-instruct"} <= names
+    assert {"all-minilm-l6-v2", "multilingual-e5-small"} <= names
 
 
 def test_a_later_file_replaces_an_entry_of_the_same_name(tmp_path: Path) -> None:
@@ -70,6 +61,16 @@ def test_the_default_of_a_later_file_wins(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_empty(file: Path) -> None:
     assert load([file]).all() == ()
+
+
+def test_an_embedding_model_runs_on_transformers_unless_it_is_an_echo(file: Path) -> None:
+    echo = ECHO.replace("generation", "embedding")
+    file.write_text(f"[models.m]\n{VECTORS}options = {{ normalize = false }}\n[models.echo]\n{echo}", "utf-8")
+
+    registry = load([file])
+
+    assert registry.get("m").engine is EngineKind.TRANSFORMERS
+    assert registry.get("echo").task is Task.EMBEDDING
 
 
 def test_a_folder_is_relative_to_its_file(tmp_path: Path) -> None:
@@ -127,6 +128,15 @@ def test_no_default_model_names_those_there_are(file: Path) -> None:
         pytest.param(f"[models.m]\n{HUB}options = {{ batch = 1 }}\n", "options.batch: unknown; the", id="option name"),
         pytest.param(f"[models.m]\n{HUB}options = {{ scores = 1 }}\n", "must be of type bool, not 1", id="option type"),
         pytest.param(f"[models.m]\n{HUB}options = {{ batch_tokens = 0 }}\n", "it must be 1 or more", id="option range"),
+        pytest.param(f'[models.m]\n{VECTORS}engine = "ctranslate2"\n', "engine: ctranslate2 makes no", id="vectors"),
+        pytest.param(f"[models.m]\n{VECTORS}max_output_tokens = 9\n", "is for models that write", id="no output"),
+        pytest.param(f"[models.m]\n{VECTORS}defaults = {{ seed = 1 }}\n", "has no meaning for model m", id="no params"),
+        pytest.param(f"[models.m]\n{VECTORS}options = {{ scores = true }}\n", "does embedding", id="no scores"),
+        pytest.param(
+            f'[models.m]\n{HUB}engine = "transformers"\noptions = {{ normalize = true }}\n',
+            "options.normalize: has no meaning for a model that does translation",
+            id="no vectors",
+        ),
         pytest.param(f"[models.'a b']\n{HUB}", "a model's name is", id="name"),
         pytest.param(f"[models.qwen2.5]\n{HUB}", 'quote it: [models."qwen2.5"]', id="unquoted dot"),
         pytest.param(

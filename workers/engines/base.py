@@ -6,6 +6,9 @@ Errors an engine may raise (anything else is a fault of the batch, which the run
     ├── ModelUnavailable   the model cannot be loaded; no item is to blame
     ├── OutOfMemory        this batch did not fit; smaller ones may
     └── EngineBroken       the process is spoiled (a sticky CUDA error); it must be replaced
+
+    ValueError
+    └── BadParam           a decoding parameter that only the loaded model can judge; names it
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +30,14 @@ class OutOfMemory(EngineError):
 
 class EngineBroken(EngineError):
     """The device context is lost for this process; only a new process helps."""
+
+
+class BadParam(ValueError):
+    """A decoding parameter cannot be honoured; the message is for the user."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,10 @@ class Params:
     seed: int | None = None
     source_lang: str | None = None
     target_lang: str | None = None
+    # How many likely tokens to tell beside each chosen one; 0 is the chosen one's log-probability alone.
+    top_logprobs: int | None = None
+    # A JSON Schema, as JSON text, that the output must satisfy.
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +88,13 @@ class Encoded:
     """A prompt in the engine's own tokens, cut to the model's limit.
 
     `dropped` counts the tokens cut off at the end (0: nothing is missing), so that the caller
-    can refuse the item or tell the user; an engine never hides a cut.
+    can refuse the item or tell the user; an engine never hides a cut. `choice` tells copies of one
+    prompt apart, which are to be sampled differently.
     """
 
     tokens: tuple[str, ...] | tuple[int, ...]
     dropped: int = 0
+    choice: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -87,13 +104,28 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One output token as text and bytes, its natural log-probability, and the likeliest tokens in its place."""
+
+    text: str
+    bytes: bytes
+    logprob: float
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """Output for the prompt at `index` of the call. `score` is the mean log-probability per token, if known."""
+    """Output for the prompt at `index` of the call. `score` is the mean log-probability per token, if known.
+
+    An encoder makes a `vector` instead: 32-bit floats, little-endian.
+    """
 
     index: int
     tokens: tuple[str, ...] | tuple[int, ...]
     finish_reason: FinishReason
     score: float | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    vector: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +164,8 @@ class Engine(Protocol):
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
         """Same length and order as `prompts`. Leaves room for `params.max_new_tokens` in a shared context.
 
-        Raises ValueError, with a message for the user, when a prompt is of a kind the model cannot take.
+        Raises ValueError, with a message for the user, when a prompt is of a kind the model cannot take, and BadParam
+        when it is not the prompts but `params.json_schema` that cannot be honoured.
         """
         ...
 

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from models.registry import ModelSpec
+from models.spec import ModelSpec
 from workers.engines.base import ModelUnavailable
 from workers.engines.files import ModelFiles, load_weights
 from workers.engines.quiet import quietly

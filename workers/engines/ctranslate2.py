@@ -13,7 +13,7 @@ from typing import Any
 
 import ctranslate2
 
-from models.registry import ModelSpec
+from models.spec import ModelSpec
 from workers.engines.base import (
     Encoded,
     EngineBroken,

@@ -10,6 +10,8 @@ Told by the registry entry's options:
     unavailable         a text: the model cannot be loaded, for this reason
     markers             true: texts may hold the markers below
 
+An embedding model answers with 8 numbers that look random but are the same for the same text, of length 1.
+
 and by markers anywhere in an input:
 
     [[garbled]]         cannot be encoded: ValueError
@@ -21,14 +23,17 @@ and by markers anywhere in an input:
     [[slow 1.5]]        takes so many seconds longer
 """
 
+import hashlib
+import math
 import os
 import re
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from models.registry import ModelSpec
+from models.spec import ModelSpec, Task
 from workers.engines.base import (
     Encoded,
     EngineBroken,
@@ -116,6 +121,8 @@ class EchoEngine:
         """Nothing to give back."""
 
     def _generation(self, index: int, text: str, params: Params) -> Generation:
+        if self._spec.task is Task.EMBEDDING:
+            return Generation(index, (), "stop", vector=_vector(text))
         words = tuple(WORD.findall(self._transform(text)))
         kept, is_stopped = cut_tokens(
             words[: min(params.max_new_tokens, self._limits.max_output)], params.stop, "".join
@@ -147,6 +154,12 @@ class EchoEngine:
             raise OutOfMemory("an input asked for it")
         if "[[fail]]" in text:
             raise ValueError("an input asked for it")
+
+
+def _vector(text: str) -> bytes:
+    numbers = [(byte - 127.5) / 127.5 for byte in hashlib.sha256(text.encode()).digest()[:8]]
+    length = math.hypot(*numbers)
+    return struct.pack("<8f", *(number / length for number in numbers))
 
 
 def open_echo(spec: ModelSpec, device: str | None) -> EchoEngine:

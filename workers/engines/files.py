@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from models.registry import ModelSpec, snapshot
+from models.snapshots import snapshot
+from models.spec import ModelSpec
 from workers.engines.base import ModelUnavailable
 
 # Formats that are unpickled, or belong to other frameworks. Loading a pickle runs whatever code is in it.
@@ -82,16 +83,17 @@ def find_files(spec: ModelSpec, cache: Path) -> ModelFiles:
     )
 
 
-def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
+def load_weights(model_class: Any, folder: Path, unused: str = "final_logits_bias", **options: Any) -> Any:
     """A transformers model with the folder's safetensors. Refuses a folder that lacks some of the model's weights.
 
-    transformers would make those up at random and go on, with no more than a line in the log.
+    transformers would make those up at random and go on, with no more than a line in the log. Tensors whose names
+    begin with `unused` may be missing. A bias that was never trained is left out of many checkpoints; the models
+    begin it as zeros, which is right.
     """
     model, loaded = model_class.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
     )
-    # A bias that was never trained is left out of many checkpoints; the models begin it as zeros, which is right.
-    missing = sorted(key for key in loaded["missing_keys"] if key != "final_logits_bias")
+    missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(unused))
     if missing:
         raise ValueError(f"the weights lack {len(missing)} of the model's tensors, {missing[0]} among them")
     return model

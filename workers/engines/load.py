@@ -1,10 +1,13 @@
 """Opens a registered model with the runtime it asks for; the only place that knows all runtimes."""
 
+import fnmatch
+import glob
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from models.registry import EngineKind, ModelSpec
+from models.spec import EngineKind, ModelSpec, Task
 from workers.engines.base import Engine, EngineError, ModelUnavailable, Params
 from workers.engines.files import find_files
 
@@ -20,6 +23,7 @@ WANTED = (
     "LICENSE*",
     "README.md",
 )
+LAYER = re.compile(r"\d+_\w+/config\.json")
 
 
 def open_engine(spec: ModelSpec, cache: Path, device: str | None = None, *, recalibrate: bool = False) -> Engine:
@@ -40,6 +44,10 @@ def open_engine(spec: ModelSpec, cache: Path, device: str | None = None, *, reca
             from workers.engines.ctranslate2 import open_ctranslate2
 
             return open_ctranslate2(spec, files, cache, device, recalibrate)
+        if spec.task is Task.EMBEDDING:
+            from workers.engines.encoder import open_encoder
+
+            return open_encoder(spec, files, device)
         from workers.engines.transformers import open_transformers
 
         return open_transformers(spec, files, device)
@@ -68,22 +76,34 @@ def pull(spec: ModelSpec, cache: Path) -> Path:
                 "others, since they can run code when they are opened. Its discussions page may have a revision "
                 "(refs/pr/N) with model.safetensors"
             )
-        # Folders in a repository hold other formats (onnx/, original/) of the same weights.
         folder = snapshot_download(
             spec.source,
             revision=spec.revision,
             cache_dir=cache / "hub",
-            allow_patterns=list(WANTED),
-            ignore_patterns=["*/*"],
+            allow_patterns=[glob.escape(name) for name in names if is_wanted(name)],
         )
     except (unreachable, HFValidationError, OSError) as exc:
         raise ModelUnavailable(f"model {spec.name}: {spec.source} cannot be downloaded: {exc}") from exc
     return Path(folder)
 
 
+def is_wanted(name: str) -> bool:
+    """Whether a file of a repository is downloaded.
+
+    Folders hold other formats (onnx/, original/) of the same weights; or what sentence-transformers says of its layers.
+    """
+    if "/" in name:
+        return LAYER.fullmatch(name) is not None
+    return any(fnmatch.fnmatch(name, pattern) for pattern in WANTED)
+
+
 def decoding_params(clean: Mapping[str, Any]) -> Params:
-    """The checked parameters of a job (the dict of `models.params.check`, or its JSON) as engines take them."""
-    values: dict[str, Any] = {name: tuple(value) if name == "stop" else value for name, value in clean.items()}
+    """The checked parameters of a job (the dict of `models.params.check`, or its JSON) as engines take them.
+
+    `n` is not among them: an engine is handed every copy as a prompt of its own, told apart by `Encoded.choice`.
+    """
+    values: dict[str, Any] = {name: value for name, value in clean.items() if name != "n"}
+    values["stop"] = tuple(values.get("stop", ()))
     return Params(**values)
 
 

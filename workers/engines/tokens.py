@@ -1,13 +1,14 @@
 """Texts and chats to a model's tokens, cut to its limit, and tokens back to text."""
 
+import contextlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.registry import ModelSpec
+from models.spec import ModelSpec, Task
 from workers.engines.base import Encoded, ModelUnavailable, Params, Prompt
 from workers.engines.files import ModelFiles
 from workers.engines.quiet import quietly
@@ -86,7 +87,8 @@ class AutoTokens:
 
     def __init__(self, spec: ModelSpec, files: ModelFiles) -> None:
         self._spec = spec
-        self._is_causal = not files.is_encoder_decoder
+        # What goes on from its prompt; an encoder's input is whole in itself, as a translator's is.
+        self._is_causal = not files.is_encoder_decoder and spec.task is not Task.EMBEDDING
         self._is_multilingual = files.model_type in MULTILINGUAL
         self._lock = threading.Lock()
         self._tokenizer = load_tokenizer(spec, files.folder)
@@ -113,7 +115,7 @@ class AutoTokens:
         with self._lock:
             if self._is_causal:
                 return [self._causal(prompt, params, limit) for prompt in prompts]
-            return self._seq2seq(prompts, params, limit)
+            return self._whole(prompts, params, limit)
 
     def decode(self, outputs: Sequence[Sequence[int]]) -> list[str]:
         if not outputs:
@@ -132,7 +134,13 @@ class AutoTokens:
         found = self._tokenizer.convert_tokens_to_ids(list(pieces))
         return tuple(each for each in found if each is not None)
 
-    def _seq2seq(self, prompts: Sequence[Prompt], params: Params, limit: int) -> list[Encoded]:
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Any]:
+        """The tokenizer itself, for as long as nobody else uses it."""
+        with self._lock:
+            yield self._tokenizer
+
+    def _whole(self, prompts: Sequence[Prompt], params: Params, limit: int) -> list[Encoded]:
         if self._is_multilingual and params.source_lang is not None:
             self._tokenizer.src_lang = params.source_lang
         prefix = full_prefix(self._spec, params)
@@ -140,7 +148,7 @@ class AutoTokens:
         # Special tokens spelled out in a text (`</s>`) must not end it.
         rows = self._tokenizer(texts, split_special_tokens=True, truncation=False, verbose=False)["input_ids"]
         tail = self._tail()
-        return [_cut(tuple(row), limit, tail) for row in rows]
+        return [_cut(tuple(row) or self._start(), limit, tail) for row in rows]
 
     def _tail(self) -> int:
         """How many tokens the tokenizer puts behind every text."""

@@ -1,0 +1,80 @@
+"""How a request makes a job: once, however often it is sent, and within what its tenant may have open."""
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from flask import request
+from sqlalchemy.orm import Session
+
+from api.errors import InvalidRequest
+from api.requests import has_body
+from api.services import services, tenant_id
+from db import jobs
+from db.jobs import Idempotency, NewJob, Submitted
+from db.models import Job
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_RETRY_COUNT = re.compile(r"\d{0,8}[1-9]\d{0,8}\Z")
+
+# For the OpenAPI document of every operation that makes a job.
+KEY_PARAMETER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Any name of yours for this request. Sent again with the same body, it returns the job it made; "
+    "with another body it is an error (422).",
+    "schema": {"type": "string", "maxLength": 255},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What tells one request from another: the client's own name for it, or else all that it says.
+
+    `is_retry`: the client's library says that it sends the request again by itself.
+    """
+
+    idempotency: Idempotency | None
+    fingerprint: str
+    is_retry: bool
+
+
+def said() -> Said:
+    """Of the request that is being served. InvalidRequest for a key that is none, or a body that is not JSON."""
+    body = request.get_json() if has_body() else None
+    whole = [request.path.rstrip("/"), body]
+    fingerprint = hashlib.sha256(msgspec.json.encode(whole, order="deterministic")).hexdigest()
+    # The OpenAI and Anthropic libraries repeat what got no answer, and this header is all they say about it.
+    is_retry = _RETRY_COUNT.match(request.headers.get("X-Stainless-Retry-Count", "")) is not None
+    return Said(_idempotency(fingerprint), fingerprint, is_retry)
+
+
+def earlier(session: Session, said: Said) -> Job | None:
+    """The job this request made when it was sent before: a look, to spare the work of making it once more."""
+    return jobs.earlier(session, tenant_id(), said.idempotency, said.fingerprint if said.is_retry else None)
+
+
+def submit(session: Session, new: NewJob, said: Said) -> Submitted:
+    """Make the job for the tenant who asks, or find the one this request made already."""
+    return jobs.submit(
+        session,
+        tenant_id(),
+        replace(new, fingerprint=said.fingerprint),
+        said.idempotency,
+        retried=said.is_retry,
+        max_open=services().settings.max_open_jobs,
+    )
+
+
+def _idempotency(fingerprint: str) -> Idempotency | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not _KEY.match(key):
+        raise InvalidRequest(
+            "Idempotency-Key must be 1 to 255 visible ASCII characters", param="Idempotency-Key", code="invalid_value"
+        )
+    return Idempotency(key, fingerprint)

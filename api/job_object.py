@@ -1,0 +1,232 @@
+"""A job as the API shows it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.wire import unix
+from db.models import Job
+from db.outlook import Surroundings, outlook
+from db.states import JobStatus, is_final
+
+EXAMPLE_ID = "job_0mgcxk2l9h4t8v2c6y0q1w5r3a"
+StatusName = Literal[
+    "validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"
+]
+
+
+class Counts(BaseModel):
+    """Where the items are. The six always sum to `total`."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+
+
+class WaitingFor(BaseModel):
+    """Why nothing of the job runs."""
+
+    code: str
+    message: str
+
+
+class JobErrors(BaseModel):
+    """Problems of the input: how many there are, and the first hundred with line, column and a hint."""
+
+    total: int
+    data: list[dict[str, Any]]
+
+
+class Estimate(BaseModel):
+    """What a dry run found. Tokens are estimated from the length of the texts; `seconds` are of one worker, if the
+    model was ever measured; `invalid_items` are those that `on_error: skip` would fail."""
+
+    items: int
+    invalid_items: int
+    input_tokens: int
+    seconds: float | None
+
+
+class Notices(BaseModel):
+    """How many succeeded items were cut: their input (`long_input: truncate`), or their output at the token limit."""
+
+    truncated_inputs: int
+    cut_outputs: int
+
+
+class Usage(BaseModel):
+    """Tokens of everything that was run."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class JobObject(BaseModel):
+    """A job. All times are Unix seconds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": EXAMPLE_ID,
+                "object": "job",
+                "dialect": "bushel",
+                "endpoint": None,
+                "parent_id": None,
+                "task": "translation",
+                "model": "tatoeba-en-de-draft",
+                "status": "in_progress",
+                "paused": False,
+                "priority": 0,
+                "params": {"target_lang": "de"},
+                "long_input": "error",
+                "on_error": "fail",
+                "dry_run": False,
+                "input_file_id": "file-0mgcxk2l9h4t8v2c6y0q1w5r3a",
+                "format": {"type": "txt"},
+                "completion_window": "24h",
+                "metadata": None,
+                "counts": {
+                    "total": 1500,
+                    "queued": 1000,
+                    "running": 100,
+                    "succeeded": 399,
+                    "failed": 1,
+                    "cancelled": 0,
+                    "expired": 0,
+                },
+                "progress": 0.2667,
+                "items_per_second": 66.7,
+                "tokens_per_second": 1460.2,
+                "eta_seconds": 16.5,
+                "waiting_for": None,
+                "errors": None,
+                "estimate": None,
+                "notices": {"truncated_inputs": 0, "cut_outputs": 2},
+                "usage": {"input_tokens": 4400, "output_tokens": 4360, "total_tokens": 8760},
+                "output_file_id": None,
+                "error_file_id": None,
+                "created_at": 1_790_000_000,
+                "in_progress_at": 1_790_000_001,
+                "finalizing_at": None,
+                "completed_at": None,
+                "failed_at": None,
+                "expired_at": None,
+                "cancelling_at": None,
+                "cancelled_at": None,
+                "expires_at": 1_790_086_400,
+            }
+        }
+    )
+
+    id: str
+    object: Literal["job"] = "job"
+    dialect: str = Field(description="The API it was submitted by: `bushel`, `openai` or `anthropic`.")
+    endpoint: str | None = Field(description="The path its lines are sent to, in dialects whose requests name one.")
+    parent_id: str | None = Field(description="The job that this one repeats, in part or as a whole.")
+    task: str
+    model: str | None = Field(
+        description="null where every input names its own: while it is validated, and for good if there are several."
+    )
+    status: StatusName
+    paused: bool
+    priority: int
+    params: dict[str, Any]
+    long_input: str
+    on_error: str
+    dry_run: bool
+    input_file_id: str | None
+    format: dict[str, Any] | None
+    completion_window: str | None
+    metadata: dict[str, str] | None
+    counts: Counts
+    progress: float = Field(description="Share of the items that are settled, 0 to 1.")
+    items_per_second: float | None
+    tokens_per_second: float | None = Field(description="Input and output tokens.")
+    eta_seconds: float | None = Field(description="Until the last result, waiting included; null: cannot be told.")
+    waiting_for: WaitingFor | None
+    errors: JobErrors | None
+    estimate: Estimate | None
+    notices: Notices
+    usage: Usage
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    expires_at: int | None
+
+    @classmethod
+    def of(cls, job: Job, around: Surroundings) -> "JobObject":
+        seen = outlook(job, around)
+        return cls(
+            id=job.id,
+            dialect=job.dialect,
+            endpoint=job.endpoint,
+            parent_id=job.parent_id,
+            task=job.task,
+            model=job.model,
+            status=job.status,
+            # A job that was cancelled while it was paused is not paused any more, whatever its row remembers.
+            paused=job.paused and not is_final(JobStatus(job.status)),
+            priority=job.priority,
+            params=job.params,
+            long_input=job.long_input,
+            on_error=job.on_error,
+            dry_run=job.dry_run,
+            input_file_id=job.input_file_id,
+            format=_shown_format(job),
+            completion_window=job.completion_window,
+            metadata=job.job_metadata,
+            counts=Counts.model_validate(job, from_attributes=True),
+            progress=seen.progress,
+            items_per_second=seen.items_per_second,
+            tokens_per_second=seen.tokens_per_second,
+            eta_seconds=seen.eta_seconds,
+            waiting_for=WaitingFor.model_validate(seen.waiting_for, from_attributes=True) if seen.waiting_for else None,
+            errors=JobErrors.model_validate(job.errors) if job.errors else None,
+            estimate=Estimate.model_validate(job.estimate) if job.estimate else None,
+            notices=Notices.model_validate(job, from_attributes=True),
+            usage=Usage(
+                input_tokens=job.input_tokens,
+                output_tokens=job.output_tokens,
+                total_tokens=job.input_tokens + job.output_tokens,
+            ),
+            output_file_id=job.output_file_id,
+            error_file_id=job.error_file_id,
+            created_at=unix(job.created_at) or 0,
+            in_progress_at=unix(job.in_progress_at),
+            finalizing_at=unix(job.finalizing_at),
+            completed_at=unix(job.completed_at),
+            failed_at=unix(job.failed_at),
+            expired_at=unix(job.expired_at),
+            cancelling_at=unix(job.cancelling_at),
+            cancelled_at=unix(job.cancelled_at),
+            expires_at=unix(job.expires_at),
+        )
+
+
+def _shown_format(job: Job) -> dict[str, Any] | None:
+    """What the client said of its file; inline inputs have none, and what ingest added is no news to anybody."""
+    if job.inputs_key is not None:
+        return None
+    return {name: value for name, value in job.format.items() if name != "columns"}
+
+
+class JobList(BaseModel):
+    """A part of the list of jobs."""
+
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

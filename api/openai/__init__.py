@@ -1,0 +1,1 @@
+"""The OpenAI API's own resources, so that its unmodified clients work."""

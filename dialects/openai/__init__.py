@@ -1,0 +1,1 @@
+"""OpenAI's lines, requests and answers, and our own endpoints in their manner. Pure."""

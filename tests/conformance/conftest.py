@@ -1,0 +1,1 @@
+from tests.stack.conftest import stack, valkey  # noqa: F401
