@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.conftest import Server
 from tests.stack.conftest import Stack
 
 pytestmark = pytest.mark.slow
@@ -40,12 +41,10 @@ def existing(stack: Stack) -> dict[str, str]:
 
 @pytest.mark.timeout(500)
 def test_no_made_up_request_gets_an_undocumented_answer(
-    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Invalid requests as well as valid ones, for every operation; a fixed seed, so that a failure can be repeated."""
-    # Without workers: one request at a time would wait for them.
-    stack.environment |= {"BUSHEL_SYNC_WAIT_SECONDS": "0.2"}
-    stack.start_api()
+    stack = server.stack
     parameters = "".join(f'"path.{name}" = "{value}"\n' for name, value in existing(stack).items())
     (tmp_path / "schemathesis.toml").write_text(f"[parameters]\n{parameters}")
     report = tmp_path / "report.json"
