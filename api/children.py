@@ -10,10 +10,11 @@ from pydantic import ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from api import creation
+from api.choice import model_for
 from api.creation import KEY_PARAMETER, Said
 from api.errors import InvalidRequest, documented
 from api.files import ensure_room
-from api.jobs import CREATED, JobPath, accepted, model_for, tag
+from api.jobs import CREATED, JobPath, accepted, tag
 from api.services import services, tenant_id
 from api.spooling import spooled
 from api.strict import Strict

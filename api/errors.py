@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask.typing import ResponseReturnValue
+from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -214,6 +215,9 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 408, body("the request stopped arriving; send it again", INVALID, "request_timeout")
         case ClientDisconnected():
             return 400, body("the request ended before it was complete", INVALID, "incomplete_request")
+        case ParseException():
+            # The server reads a body without a length only as it is asked for, and then finds it malformed.
+            return 400, body(f"the request is malformed: {exc}", INVALID, "invalid_request")
         case RequestEntityTooLarge():
             return 413, _too_large()
         case HTTPException():
@@ -234,11 +238,21 @@ def _http(exc: HTTPException) -> tuple[int, dict[str, Any]]:
     status = exc.code or 500
     type, code, _ = MEANINGS.get(status, (INVALID if status < 500 else SERVER, exc.name.lower().replace(" ", "_"), ""))
     if status == 404:
-        return 404, body(f"there is no {request.path}; the API is described at /docs", type, "route_not_found")
+        message = f"there is no {request.path}{_meant()}; the API is described at /docs"
+        return 404, body(message, type, "route_not_found")
     if status == 405:
         allowed = ", ".join(sorted(set(getattr(exc, "valid_methods", None) or ()) - {"OPTIONS"}))
         return 405, body(f"{request.path} does not take {request.method}; it takes {allowed}", type, code)
     return status, body(exc.description or exc.name, type, code)
+
+
+def _meant() -> str:
+    """Where the route is, if only a client's base URL has a `/v1` too few or too many."""
+    path = request.path.removeprefix("/v1") if request.path.startswith("/v1/v1/") else f"/v1{request.path}"
+    routes = current_app.create_url_adapter(request)
+    if routes is None or not routes.test(path, method=request.method):
+        return ""
+    return f", but {path}: the base_url of OpenAI's client ends with /v1, that of Anthropic's does not"
 
 
 def _too_large() -> dict[str, Any]:

@@ -169,7 +169,7 @@ def upload() -> Response:
         with service.sessions.begin() as session:
             file = files.add(session, tenant_id(), new)
     except SQLAlchemyError:
-        service.store.delete(key)
+        discard_unused(new)
         raise
     fields = {"action": "file_uploaded", "file_id": file.id, "bytes": file.bytes}
     logger.info("file %s uploaded, %d bytes", file.id, file.bytes, extra=fields)
@@ -239,6 +239,14 @@ def ensure_room(wanted: int) -> None:
     free = service.store.free_bytes()
     if free is not None and free - wanted < service.settings.min_free_bytes:
         raise OutOfRoom(f"the file store has {free:,} bytes left; that is too little to take this in")
+
+
+def discard_unused(file: files.NewFile) -> None:
+    """Delete bytes without a row. There may be one after an error: a commit whose answer was lost has happened."""
+    with services().sessions() as session:
+        is_used = files.exists(session, file.id)
+    if not is_used:
+        services().store.delete(file.store_key)
 
 
 def base_name(sent: str) -> str:

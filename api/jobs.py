@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from api import creation
+from api.choice import model_for
 from api.creation import KEY_PARAMETER, Said
-from api.errors import InvalidRequest, documented
+from api.errors import documented
 from api.files import ensure_room
 from api.job_object import EXAMPLE_ID, JobList, JobObject, StatusName
 from api.pagination import ListQuery
@@ -66,7 +67,7 @@ class JobPath(Strict):
 
 class JobsQuery(ListQuery):
     status: StatusName | None = Field(None, description="Only jobs in this status.")
-    task: TaskName | None = Field(None, description="Only jobs of this task.")
+    task: Literal[TaskName, "embedding"] | None = Field(None, description="Only jobs of this task.")
 
 
 CREATED = {
@@ -203,22 +204,6 @@ def accepted(submitted: jobs.Submitted) -> Response:
 
 def _accepted(session: Session, job: Job) -> Response:
     return shown(session, job, 202, Location=f"/v1/jobs/{job.id}")
-
-
-def model_for(task: Task, name: str | None) -> ModelSpec:
-    """The model by name, or the task's default; InvalidRequest if it is for another task."""
-    registry = services().catalog.current()
-    if name is None:
-        return registry.default(task)
-    spec = registry.get(name)
-    if spec.task is not task:
-        fitting = ", ".join(other.name for other in registry.all() if other.task is task) or "none"
-        raise InvalidRequest(
-            f"model {spec.name} does {spec.task}, not {task}; models for {task}: {fitting}",
-            param="model",
-            code="task_mismatch",
-        )
-    return spec
 
 
 def _submit_file(body: JobRequest, spec: ModelSpec, said: Said) -> jobs.Submitted:

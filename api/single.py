@@ -1,8 +1,13 @@
 """One request served at once: a job of one item that goes before all others, and a wait for its answer."""
 
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from api.choice import model_for
 from api.errors import InvalidRequest, TimedOut, summary
 from api.services import services, tenant_id
 from db import interactive, jobs
@@ -16,8 +21,9 @@ from dialects.aliases import in_their_words
 from dialects.openai.endpoints import task_of
 from models.params import HONOURED, PARAMETERS, ParamProblem
 from models.params import check as check_params
-from models.registry import Registry
 from models.spec import ModelSpec, Task
+
+logger = logging.getLogger(__name__)
 
 # Beyond the wait: the time by which a job ends by itself whose API process died while it waited.
 _GRACE = timedelta(seconds=30)
@@ -32,7 +38,7 @@ def run_one(dialect: str, endpoint: str, read: Input) -> tuple[str, ResultRow]:
     if read.refusal:
         raise refusal(read.refusal)
     task = Task.GENERATION if dialect == "anthropic" else task_of(endpoint)
-    spec = _model(services().catalog.current(), task, read.model)
+    spec = model_for(task, read.model)
     params = _params(read, spec)
     with services().seats.taken():
         job = _submit(dialect, endpoint, read, spec, params)
@@ -54,22 +60,8 @@ def refusal(problems: Sequence[Problem]) -> InvalidRequest:
     )
 
 
-def _model(registry: Registry, task: Task, name: str | None) -> ModelSpec:
-    if name is None:
-        return registry.default(task)
-    spec = registry.get(name)
-    if spec.task is not task:
-        fitting = ", ".join(other.name for other in registry.all() if other.task is task) or "none"
-        raise InvalidRequest(
-            f"model {spec.name} does {spec.task}, not {task}; models for {task}: {fitting}",
-            param="model",
-            code="task_mismatch",
-        )
-    return spec
-
-
 def _params(read: Input, spec: ModelSpec) -> dict[str, object]:
-    params, found = check_params(read.params, spec)
+    params, found = check_params(read.wanted({}), spec)
     if not found:
         return params
     raise refusal([in_their_words(each, read.aliases, _code(each, spec)) for each in found])
@@ -91,6 +83,7 @@ def _submit(dialect: str, endpoint: str, read: Input, spec: ModelSpec, params: d
         endpoint=endpoint,
         expires_in=timedelta(seconds=services().settings.sync_wait_seconds) + _GRACE,
     )
+    read.answered_by(spec.name)
     with services().sessions.begin() as session:
         return interactive.submit(session, tenant_id(), new, read.body, params)
 
@@ -100,8 +93,13 @@ def _outcome(job: Job) -> ResultRow:
 
     def is_done() -> bool:
         # A connection is held for the look only, never for the wait.
-        with services().sessions() as session:
-            row = interactive.answer(session, job.id)
+        try:
+            with services().sessions() as session:
+                row = interactive.answer(session, job.id)
+        except (OperationalError, PoolTimeout) as exc:
+            # The request is in the ledger and is served when that is back; sent again, it would be run twice.
+            logger.warning("cannot look for an answer: %s", exc, extra={"action": "look_failed", "job_id": job.id})
+            return False
         found.extend([] if row is None else [row])
         return row is not None
 

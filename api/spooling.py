@@ -15,12 +15,18 @@ def spooled(new: jobs.NewJob, said: Said, inputs: Iterable[bytes]) -> jobs.Submi
     with store.writer(key) as writer:
         for piece in inputs:
             writer.write(piece)
-    is_needed = False
+    is_needed: bool | None = None
     try:
         with services().sessions.begin() as session:
             submitted = creation.submit(session, replace(new, inputs_key=key), said)
         is_needed = submitted.is_new
         return submitted
     finally:
-        if not is_needed:
+        # After an error there may be a job: a commit whose answer was lost has happened.
+        if not (_exists(new.id) if is_needed is None else is_needed):
             store.delete(key)
+
+
+def _exists(job_id: str) -> bool:
+    with services().sessions() as session:
+        return jobs.exists(session, job_id)

@@ -60,7 +60,7 @@ def _problem(error: ErrorDetails) -> dict[str, Any]:
     shown = f"`{path}`" if path else "the body"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), Strict.known, n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
+        hint = f"; did you mean `{near[0]}`?" if near and near[0] != error["loc"][-1] else " here" if near else ""
         return {"param": path, "code": "unknown_field", "message": f"{shown} is unknown{hint}"}
     code = "missing_field" if error["type"] == "missing" else "invalid_value"
     return {"param": path, "code": code, "message": f"{shown} {_words(error)}"}

@@ -2,9 +2,9 @@
 
 Method. The same 20,000 short chat requests as lines of bytes, decoded and checked by each reader, and as many results
 written by each writer, one thread, nothing stored. The peer is what servers do that are built on pydantic: the
-request's body validated, and the answer built and dumped, through the `openai` package's own types (of a request it leaves
-`messages` unread: they are an Iterable, which pydantic checks only when somebody draws from it). Ways alternate, five
-rounds; medians, and ratios to the peer. Every answer of ours must be read back by the SDK's strict type first.
+request's body validated, and the answer built and dumped, through the `openai` package's own types (of a request it
+leaves `messages` unread: they are an Iterable, which pydantic checks only when somebody draws from it). Ways alternate,
+five rounds; medians, and ratios to the peer. Every answer of ours must be read back by the SDK's strict type first.
 
     python -m benchmarks.dialects [--lines 20000] [--rounds 5]
 """

@@ -4,11 +4,11 @@ import click
 
 from cli.access import Target
 from cli.again import again_options, present, said
-from cli.options import decoding, said_in_options
+from cli.options import as_job, decoding, said_in_options
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", type=as_job, metavar="JOB")
 @click.option("--model", help="Another model of the same task.")
 @click.option("--from", "source", metavar="LANG", help="Source language.")
 @click.option("--to", "target_lang", metavar="LANG", help="Target language, in the model's own codes.")

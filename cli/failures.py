@@ -32,7 +32,7 @@ def show_failures(console: Console, client: Client, job: wire.Job) -> None:
 def first_failures(client: Client, job: wire.Job) -> list[wire.Result]:
     """From the job's error file, which holds nothing else, or else from the beginning of its results."""
     file_id = job.raw.get("error_file_id")
-    if isinstance(file_id, str) and not _is_table(job):
+    if isinstance(file_id, str) and _has_results(job):
         try:
             lines = client.first_lines(file_id, min(_LINES_READ, SHOWN + job.counts.cancelled + job.counts.expired))
             return _failed(wire.result(json.loads(line)) for line in lines)
@@ -47,7 +47,8 @@ def _failed(results: Iterable[wire.Result]) -> list[wire.Result]:
     return list(itertools.islice((one for one in results if one.status == "failed"), SHOWN))
 
 
-def _is_table(job: wire.Job) -> bool:
-    """Whether its files have the columns of its input, instead of lines of JSON."""
+def _has_results(job: wire.Job) -> bool:
+    """Whether the lines of its files are those of its results, and not a table's, or another API's."""
     form = job.raw.get("format")
-    return (form.get("type") if isinstance(form, dict) else form) == "csv"
+    is_table = (form.get("type") if isinstance(form, dict) else form) == "csv"
+    return not is_table and job.raw.get("dialect", "bushel") == "bushel"

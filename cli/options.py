@@ -51,6 +51,15 @@ def said_in_options() -> Iterator[None]:
         raise Refused(exc.status, as_options(exc.message), exc.code, param, exc.request_id) from exc
 
 
+def as_job(id: str) -> str:
+    """A job's id, also where that of an OpenAI batch or an Anthropic message batch is given: only the prefix differs.
+
+    >>> as_job("batch_1"), as_job("msgbatch_1"), as_job("job_1")
+    ('job_1', 'job_1', 'job_1')
+    """
+    return re.sub(r"^(?:msg)?batch_", "job_", id)
+
+
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
     """`k=v` words as a dictionary.
 

@@ -7,16 +7,16 @@ import click
 from cli import show
 from cli.access import Target
 from cli.failures import show_failures
-from cli.options import TASKS
+from cli.options import TASKS, as_job
 from cli.watch import exit_code
 
 STATUSES = ("validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
 @click.command()
-@click.argument("job_id", metavar="[JOB]", required=False)
+@click.argument("job_id", type=as_job, metavar="[JOB]", required=False)
 @click.option("--status", "wanted", type=click.Choice(STATUSES), help="List only jobs in this status.")
-@click.option("--task", type=click.Choice(TASKS), help="List only jobs of this task.")
+@click.option("--task", type=click.Choice([*TASKS, "embedding"]), help="List only jobs of this task.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many jobs to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

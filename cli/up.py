@@ -75,8 +75,12 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
         # Before anything starts: whoever waits for us must not take the server of an earlier port for ours.
         _keep(data, where.url, None)
 
+        made = False
+
         def make_first_key() -> None:
+            nonlocal made
             if key := parts.first_key(where):
+                made = True
                 # Shown at once, before anything may fail: it is never made a second time.
                 click.echo(f"API key: {key}")
                 sys.stdout.flush()
@@ -97,6 +101,8 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
             screen.welcome(where.url)
             if (known := read_access(data)) is None or known.api_key is None:
                 screen.note("the command line here has no key; make one: bushel keys create --save")
+            elif not made:
+                screen.note(f"its API key was made earlier and is in {data / 'client.json'}")
 
         supervisor = Supervisor(plan, where.logs, screen.say)
         try:

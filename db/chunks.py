@@ -68,6 +68,11 @@ _CANDIDATES = text("""
     WHERE job.status = 'in_progress' AND NOT job.paused AND job.queued > 0
       AND EXISTS (SELECT FROM chunks c WHERE c.job_id = job.id AND c.model = wanted.model AND c.state = 'ready')
     ORDER BY
+        -- Somebody waits for it. Where many jobs take turns one of them has always starved, so that goes before only
+        -- if all have: if nothing but requests was served for so long.
+        (job.interactive AND coalesce(extract(epoch FROM now() - coalesce(
+            max(job.last_claimed_at) FILTER (WHERE NOT job.interactive) OVER (),
+            min(job.in_progress_at) FILTER (WHERE NOT job.interactive) OVER ())), 0) <= :starved) DESC,
         waited.seconds > :starved DESC,
         job.priority DESC,
         -- Urgent: what is left takes more than half of the time that is left.

@@ -162,22 +162,26 @@ def claim(session: Session) -> Claim | None:
     return Claim(row.id, row.attempts, row.webhook_id, row.url, signing, row.event_id, row.event, row.body)
 
 
+# By the clock of the statement: the transaction may have begun long before it got the lock, and to its now() tries that
+# began while it waited would be none.
 _CLAIM = text("""
     WITH tried AS (
         SELECT d.webhook_id, w.tenant_id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
-        WHERE d.state = 'pending' AND d.due_at > now() AND d.due_at <= now() + :seconds * interval '1 second'
+        WHERE d.state = 'pending' AND d.due_at > statement_timestamp()
+            AND d.due_at <= statement_timestamp() + :seconds * interval '1 second'
             AND d.attempts > 0 AND NOT d.log -> -1 ? 'seconds'
     ), next AS (
         SELECT d.id, w.url, w.secret,
             CASE WHEN w.previous_secret_expires_at > now() THEN w.previous_secret END AS previous_secret
         FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
-        WHERE d.state = 'pending' AND d.due_at <= now() AND w.disabled_at IS NULL
+        WHERE d.state = 'pending' AND d.due_at <= statement_timestamp() AND w.disabled_at IS NULL
             AND w.id NOT IN (SELECT webhook_id FROM tried GROUP BY webhook_id HAVING count(*) >= :at_once)
             AND w.tenant_id NOT IN (
                 SELECT tenant_id FROM tried GROUP BY tenant_id HAVING count(*) >= :at_once_of_tenant)
         ORDER BY d.due_at LIMIT 1 FOR UPDATE OF d SKIP LOCKED
     )
-    UPDATE deliveries d SET attempts = d.attempts + 1, due_at = now() + :seconds * interval '1 second',
+    UPDATE deliveries d SET attempts = d.attempts + 1,
+        due_at = statement_timestamp() + :seconds * interval '1 second',
         log = d.log || jsonb_build_object('at', round(extract(epoch FROM clock_timestamp()), 3))
     FROM next WHERE d.id = next.id
     RETURNING d.id, d.attempts, d.webhook_id, d.event_id, d.event, d.body, next.url, next.secret, next.previous_secret
@@ -188,12 +192,14 @@ def settle(session: Session, claim: Claim, attempt: Attempt) -> DeliveryState | 
     """Record how the try went and what is next; None if the delivery is gone, or another process has taken it."""
     # The webhook first: who deletes it goes on to its deliveries, and would meet us the other way round.
     webhook = session.execute(
-        text("SELECT failing_since FROM webhooks WHERE id = :id FOR NO KEY UPDATE"), {"id": claim.webhook_id}
+        text("SELECT url FROM webhooks WHERE id = :id FOR NO KEY UPDATE"), {"id": claim.webhook_id}
     ).one_or_none()
     row = None if webhook is None else session.execute(_HELD, _place(claim, attempt)).one_or_none()
     if webhook is None or row is None:
         return None
-    state, due_at = _next(claim.attempt, attempt, row.now, row.created_at)
+    # The URL was changed meanwhile: what the old address says is no word on the new one.
+    has_moved = webhook.url != claim.url
+    state, due_at = _next(claim.attempt, attempt, row.now, row.created_at, has_moved)
     session.execute(
         _SETTLE,
         {
@@ -204,7 +210,8 @@ def settle(session: Session, claim: Claim, attempt: Attempt) -> DeliveryState | 
             "outcome": msgspec.json.encode(_noted(attempt)).decode(),
         },
     )
-    _note_health(session, claim, attempt, state)
+    if not has_moved:
+        _note_health(session, claim, attempt, state)
     return state
 
 
@@ -226,12 +233,12 @@ _SETTLE = text("""
 
 
 def _next(
-    attempts: int, attempt: Attempt, now: datetime, created_at: datetime
+    attempts: int, attempt: Attempt, now: datetime, created_at: datetime, has_moved: bool
 ) -> tuple[DeliveryState, datetime | None]:
     if attempt.is_delivered:
         return DeliveryState.DELIVERED, None
     wait = pause(attempts, attempt.retry_after, random.uniform(0.8, 1.2))
-    if attempt.is_gone or wait is None or now + wait > created_at + _GIVE_UP_AFTER:
+    if (attempt.is_gone and not has_moved) or wait is None or now + wait > created_at + _GIVE_UP_AFTER:
         return DeliveryState.FAILED, None
     return DeliveryState.PENDING, now + wait
 

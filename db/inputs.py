@@ -58,7 +58,8 @@ class Input:
 
     In dialects whose requests are whole on every line, the line names its `model` (None: the job's), `body`
     has what the answer must be shaped by under "request", and `aliases` says what our parameters are called
-    there. `refusal` is what such a request asks that cannot be served: it fails this item alone.
+    there. `fallbacks` are parameters that the request's API fills in where nobody says anything. `refusal` is what
+    such a request asks that cannot be served: it fails this item alone.
     """
 
     body: dict[str, Any]
@@ -68,6 +69,20 @@ class Input:
     model: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     refusal: tuple[Problem, ...] = ()
+    fallbacks: dict[str, Any] = field(default_factory=dict)
+
+    def wanted(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that are asked for: the input's own before the job's (`shared`), and those before fallbacks.
+
+        >>> Input({}, params={"seed": 1}, fallbacks={"seed": 3, "n": 3, "top_k": 3}).wanted({"seed": 2, "n": 2})
+        {'seed': 1, 'n': 2, 'top_k': 3}
+        """
+        return {**self.fallbacks, **shared, **self.params}
+
+    def answered_by(self, model: str) -> None:
+        """Note the model, for the answer to name, where the request left it open."""
+        if "request" in self.body:
+            self.body["request"].setdefault("model", model)
 
 
 class Refused(Exception):

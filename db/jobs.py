@@ -246,6 +246,11 @@ def get(session: Session, tenant_id: str, job_id: str, dialect: str | None = Non
     return job
 
 
+def exists(session: Session, job_id: str) -> bool:
+    """Whether there is such a job, whoever's it is."""
+    return session.scalar(select(Job.id).where(Job.id == job_id)) is not None
+
+
 def listing(
     session: Session,
     tenant_id: str,

@@ -17,6 +17,8 @@ LineFormat = Literal["jsonl", "csv", "txt"]
 ADDED = ("output", "status", "error")
 # OWASP's list: what a spreadsheet may take for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# In UTF-8, and as JSON may write them.
+_BREAKS = [(chr(code).encode(), f"\\u{code:04x}".encode()) for code in (0x85, 0x2028, 0x2029)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class ResultRow:
     error_param: str | None = None
     # In seconds since 1970; None for an item that never ran.
     finished_at: float | None = None
+    # Of an output that was computed for an equal input: what that took. It is in no sum, and not in the two above.
+    reused_input_tokens: int = 0
+    reused_output_tokens: int = 0
 
     @property
     def text(self) -> str:
@@ -134,7 +139,7 @@ class JSONLines:
         }
         if self._include_input:
             value["input"] = row.input
-        return self._encode(value) + b"\n"
+        return json_line(self._encode(value))
 
 
 class CSVLines:
@@ -213,6 +218,20 @@ def added_columns(columns: Sequence[str]) -> list[str]:
             number += 1
         added.append(free)
     return added
+
+
+def json_line(encoded: bytes) -> bytes:
+    """JSON as a line that is one line to everybody.
+
+    JSON leaves U+0085, U+2028 and U+2029 as they are, and `str.splitlines`, by which the OpenAI client and many a
+    script read lines, breaks there.
+
+    >>> json_line(msgspec.json.encode("a\u2028b")).decode().splitlines()
+    ['"a\\\\u2028b"']
+    """
+    for character, escaped in _BREAKS:
+        encoded = encoded.replace(character, escaped)
+    return encoded + b"\n"
 
 
 def on_one_line(text: str) -> str:

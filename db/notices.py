@@ -103,8 +103,6 @@ class Listener:
                 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     driver = connection.connection.driver_connection
                     assert isinstance(driver, psycopg.Connection)
-                    driver = connection.connection.driver_connection
-                    assert isinstance(driver, psycopg.Connection)
                     # Closed in the end, not pooled: whoever got it next would go on to be sent notices.
                     connection.detach()
                     connection.exec_driver_sql(f"LISTEN {CHANNEL}")

@@ -1,10 +1,12 @@
 """Reading results: in blocks by key, each in a short transaction, so that a download holds nothing up."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from db.errors import NotFound
@@ -14,11 +16,12 @@ from db.states import JobStatus, is_final, leftover
 
 ResultOrder = Literal["input", "finished"]
 
-# A block is as many rows as came to about this many characters last time, within these bounds:
-# short texts go fast, and a job of megabyte texts is still read in bounded memory.
+# A block is as many rows as come to about this many bytes, within these bounds: short texts go fast, and a job of
+# megabyte texts is still read in bounded memory. How large its rows are is asked first: a job may have thousands of
+# short ones, and then thousands of vectors in each.
 BLOCK_ROWS = 2_000
 FIRST_BLOCK_ROWS = 100
-BLOCK_CHARS = 8 * 2**20
+BLOCK_BYTES = 8 * 2**20
 
 _COLUMNS = """
     item.idx, result.seq, item.custom_id, item.line, result.outcome, item.input::text AS input,
@@ -26,26 +29,43 @@ _COLUMNS = """
     coalesce(result.input_tokens, 0) AS input_tokens, coalesce(result.output_tokens, 0) AS output_tokens,
     result.error_param, CAST(extract(epoch FROM result.finished_at) AS double precision) AS finished_at
 """
-# Places in _COLUMNS: SQLAlchemy finds a column by name at a cost that is a third of a download's time.
-_INPUT, _EXTRA, _OUTPUT = 5, 6, 7
+# As they are stored, which is told without reading them. What is compressed is taken for four times as much.
+_SIZE = " + ".join(
+    f"coalesce(pg_column_size({column}) * CASE WHEN pg_column_compression({column}) IS NULL THEN 1 ELSE 4 END, 0)"
+    for column in ("item.input", "item.extra", "result.output")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """Rows of a job beyond a place, at most so many, and how many bytes each of the same rows has."""
+
+    rows: TextClause
+    sizes: TextClause
+
+
+def _query(rest: str) -> _Query:
+    return _Query(text(f"SELECT {_COLUMNS} {rest}"), text(f"SELECT {_SIZE} {rest}"))
+
+
 # Where the order is the index, both tables are told where the block begins. PostgreSQL does not pass the inequality
 # on to the other side of a join: a merge join, which it likes here, then read that side from the job's first row
 # for every block, and a download of a million lines took six times as long a line as one of a hundred thousand.
-_FINISHED_BY_INDEX = text(f"""
-    SELECT {_COLUMNS} FROM results result JOIN items item USING (job_id, idx)
+_FINISHED_BY_INDEX = _query("""
+    FROM results result JOIN items item USING (job_id, idx)
     WHERE result.job_id = :job AND result.idx > :after AND item.idx > :after ORDER BY result.idx LIMIT :limit
 """)
-_FINISHED_BY_SEQ = text(f"""
-    SELECT {_COLUMNS} FROM results result JOIN items item USING (job_id, idx)
+_FINISHED_BY_SEQ = _query("""
+    FROM results result JOIN items item USING (job_id, idx)
     WHERE result.job_id = :job AND result.seq > :after ORDER BY result.seq LIMIT :limit
 """)
-_ALL_BY_INDEX = text(f"""
-    SELECT {_COLUMNS} FROM items item
+_ALL_BY_INDEX = _query("""
+    FROM items item
         LEFT JOIN results result ON result.job_id = item.job_id AND result.idx = item.idx AND result.idx > :after
     WHERE item.job_id = :job AND item.idx > :after ORDER BY item.idx LIMIT :limit
 """)
-_UNFINISHED_BY_INDEX = text(f"""
-    SELECT {_COLUMNS} FROM items item
+_UNFINISHED_BY_INDEX = _query("""
+    FROM items item
         LEFT JOIN results result ON result.job_id = item.job_id AND result.idx = item.idx AND result.idx > :after
     WHERE item.job_id = :job AND item.idx > :after AND result.idx IS NULL ORDER BY item.idx LIMIT :limit
 """)
@@ -90,7 +110,7 @@ def first(session: Session, job_id: str) -> ResultRow | None:
     """The first item of the job if it is finished, or never will be; None while it is open."""
     settled, status = _state(session, job_id)
     query = _ALL_BY_INDEX if is_final(status) else _FINISHED_BY_INDEX
-    raw = session.execute(query, {"job": job_id, "after": -1, "limit": 1}).one_or_none()
+    raw = session.execute(query.rows, {"job": job_id, "after": -1, "limit": 1}).one_or_none()
     return None if raw is None else _row(raw, settled, leftover(status).value if is_final(status) else None)
 
 
@@ -103,28 +123,38 @@ def _state(session: Session, job_id: str) -> tuple[int, JobStatus]:
     return int(job.settled), JobStatus(job.status)
 
 
-def _blocks(sessions: Sessions, query: Any, job_id: str, after: int, limit: int | None, key: str) -> Iterator[Any]:
+def _blocks(sessions: Sessions, query: _Query, job_id: str, after: int, limit: int | None, key: str) -> Iterator[Any]:
     size = FIRST_BLOCK_ROWS
     left = limit
     while left is None or left > 0:
         wanted = size if left is None else min(size, left)
+        values = {"job": job_id, "after": after}
         with sessions() as session:
-            block = session.execute(query, {"job": job_id, "after": after, "limit": wanted}).all()
-            if len(block) < wanted:
+            sizes = session.execute(query.sizes, values | {"limit": wanted}).scalars().all()
+            fitting = _fitting(sizes)
+            block = session.execute(query.rows, values | {"limit": fitting}).all()
+            is_end = len(block) < fitting or len(block) == len(sizes) < wanted
+            if is_end:
                 # The end, unless the job was deleted meanwhile: then NotFound, or a part would pass for the whole.
                 _state(session, job_id)
         yield from block
-        if len(block) < wanted:
+        if is_end:
             return
         after = getattr(block[-1], key)
         left = None if left is None else left - len(block)
-        chars = sum(len(raw[_INPUT]) + len(raw[_EXTRA] or "") + len(raw[_OUTPUT] or "") for raw in block)
-        size = max(1, min(BLOCK_ROWS, BLOCK_CHARS * len(block) // max(chars, 1)))
+        size = BLOCK_ROWS
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of the rows make a block; at least one, if there is any."""
+    return max(min(1, len(sizes)), sum(upto <= BLOCK_BYTES for upto in itertools.accumulate(sizes)))
 
 
 def _row(raw: Any, settled: int, unfinished: str | None) -> ResultRow:
     idx, seq, custom_id, line, outcome, input, extra, output, code, message, consumed, produced, param, ended = raw
     decode = msgspec.json.decode
+    made = None if output is None else decode(output)
+    reused = {} if made is None else made.pop("reused", {})
     return ResultRow(
         idx,
         seq if seq is not None else settled + idx + 1,
@@ -133,11 +163,13 @@ def _row(raw: Any, settled: int, unfinished: str | None) -> ResultRow:
         outcome or unfinished or "",
         decode(input),
         None if extra is None else decode(extra),
-        None if output is None else decode(output),
+        made,
         code,
         message,
         consumed,
         produced,
         param,
         ended,
+        reused.get("input_tokens", 0),
+        reused.get("output_tokens", 0),
     )

@@ -102,9 +102,13 @@ class FileStore(ABC):
     def check(self) -> None:
         """Raise OSError, or what the backend raises, when nothing can be written."""
 
-    @abstractmethod
     def remove_unfinished(self, older_than_seconds: float) -> int:
         """Delete what writers killed in the middle left behind; the count of it."""
+        return self.remove_old(_UNFINISHED, older_than_seconds)
+
+    @abstractmethod
+    def remove_old(self, folder: str, older_than_seconds: float) -> int:
+        """Delete what stands directly in the folder for so long; the count of it."""
 
     @abstractmethod
     def _create(self, name: str) -> BinaryIO: ...
@@ -139,9 +143,9 @@ class FolderStore(FileStore):
         name = f"{_UNFINISHED}/{secrets.token_hex(16)}"
         self._discard(self._create(name), name)
 
-    def remove_unfinished(self, older_than_seconds: float) -> int:
+    def remove_old(self, folder: str, older_than_seconds: float) -> int:
         limit, gone = time.time() - older_than_seconds, 0
-        for path in (self._folder / _UNFINISHED).glob("*"):
+        for path in (self._folder / folder).glob("*"):
             try:
                 if path.stat().st_mtime < limit:
                     path.unlink()
@@ -203,12 +207,11 @@ class RemoteStore(FileStore):
             sink.write(b"bushel")
         self._system.rm_file(self._path(name))
 
-    def remove_unfinished(self, older_than_seconds: float) -> int:
+    def remove_old(self, folder: str, older_than_seconds: float) -> int:
         limit, gone = time.time() - older_than_seconds, 0
-        folder = self._path(_UNFINISHED)
-        if not self._system.exists(folder):
+        if not self._system.exists(self._path(folder)):
             return 0
-        for path in self._system.ls(folder, detail=False):
+        for path in self._system.ls(self._path(folder), detail=False):
             if self._system.modified(path).timestamp() < limit:
                 self._system.rm_file(path)
                 gone += 1

@@ -18,6 +18,10 @@ _METADATA = frozenset(
 )
 
 
+# Said where the setting would make a difference.
+_UNLESS = ", unless BUSHEL_WEBHOOK_PRIVATE_ADDRESSES is set on the server"
+
+
 class BadTarget(ValueError):
     """Nothing may be sent there; the message says why, in words for whoever chose it."""
 
@@ -34,7 +38,8 @@ def check_url(url: str, allow_private: bool) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as exc:
         raise BadTarget(f"is not a URL: {exc}") from exc
     if parsed.scheme != "https" and not (allow_private and parsed.scheme == "http"):
-        raise BadTarget("must begin with https://" + (" or http://" if allow_private else ""))
+        wanted = " or http://" if allow_private else _UNLESS if parsed.scheme == "http" else ""
+        raise BadTarget(f"must begin with https://{wanted}")
     if not parsed.host or not (parsed.port is None or 0 < parsed.port < 65_536):
         raise BadTarget("must name a host, and a port from 1 to 65535 if any")
     if parsed.userinfo:
@@ -48,10 +53,11 @@ def check_url(url: str, allow_private: bool) -> httpx.URL:
 def _check_host(host: str, allow_private: bool) -> None:
     address = literal(host)
     if address is not None and not may_reach(address, allow_private):
-        raise BadTarget(f"leads to {address}, where nothing is sent")
+        unless = _UNLESS if may_reach(address, allow_private=True) else ""
+        raise BadTarget(f"leads to {address}, where nothing is sent{unless}")
     name = host.rstrip(".").lower()
     if not allow_private and (name == "localhost" or name.endswith(".localhost")):
-        raise BadTarget(f"leads to {host}, which is this machine; nothing is sent there")
+        raise BadTarget(f"leads to {host}, which is this machine; nothing is sent there{_UNLESS}")
 
 
 def literal(host: str) -> Address | None:

@@ -19,6 +19,8 @@ PREFIX, PART_PREFIX = "upload_", "part_"
 LIFETIME = timedelta(hours=1)
 # A client that got no answer sends a part again, and then again; more than that is not needed by any file.
 COPIES = 3
+# The store's folder of parts. Nothing in it has a meaning a day later, whether there is a row for it or not.
+PARTS, PARTS_KEPT = "parts", timedelta(days=1)
 MAX_PARTS = 10_000
 
 
@@ -35,7 +37,7 @@ class NewUpload:
 
 def part_key(part_id: str) -> str:
     """Where the bytes of a part with this id go."""
-    return f"parts/{part_id}"
+    return f"{PARTS}/{part_id}"
 
 
 def new_part_id() -> str:

@@ -14,6 +14,8 @@ from models.schemas import NotASchema, canonical
 MAX_TEXTS = 2048
 MAX_NAME = 256
 _MAX_SHOWN_NAME = 64
+# Parameters that may turn out to be too much only for the loaded model; an error is then to have the client's names.
+_JUDGED_LATER = ("json_schema", "top_logprobs")
 _KINDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -25,6 +27,7 @@ class Draft:
     request: dict[str, Any] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    fallbacks: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     model: str | None = None
 
@@ -32,8 +35,10 @@ class Draft:
         """The request as an Input; one with problems keeps nothing but these and its model."""
         if self.problems:
             return Input({}, custom_id, model=self.model, refusal=tuple(self.problems))
+        if names := {ours: self.aliases[ours] for ours in _JUDGED_LATER if ours in self.aliases}:
+            self.request["names"] = names
         self.body["request"] = self.request
-        return Input(self.body, custom_id, self.params, None, self.model, self.aliases)
+        return Input(self.body, custom_id, self.params, None, self.model, self.aliases, fallbacks=self.fallbacks)
 
 
 Reader = Callable[[Draft, str, object], None]
@@ -129,8 +134,7 @@ def stops(draft: Draft, name: str, value: object) -> None:
         draft.problems.append(wrong(name, value, expected))
         return
     draft.problems += [problem for stop in given for problem in check_text(stop, name)]
-    if given:
-        draft.params["stop"] = given
+    draft.params["stop"] = given
     if name != "stop":
         draft.aliases["stop"] = name
 
@@ -230,7 +234,8 @@ def only(*harmless: object, hint: str = "leave it out") -> Reader:
 
     def read_only(draft: Draft, name: str, value: object) -> None:
         if not any(same(value, each) for each in harmless):
-            draft.problems.append(unsupported(name, f"{name} {shown(value)} cannot be honoured", hint))
+            said = name if type(value) in (list, dict) else f"{name} {shown(value)}"
+            draft.problems.append(unsupported(name, f"{said} cannot be honoured", hint))
 
     return read_only
 
@@ -253,4 +258,4 @@ def default_to_sampling(draft: Draft) -> None:
     elif "temperature" not in params and (
         params.get("n", 1) > 1 or params.get("top_p", 1) < 1 or params.get("top_k", 0) > 0
     ):
-        params["temperature"] = 1
+        draft.fallbacks["temperature"] = 1

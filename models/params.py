@@ -110,6 +110,27 @@ def check(raw: Mapping[str, object], spec: ModelSpec) -> tuple[dict[str, object]
     return clean, problems
 
 
+def impossible(raw: Mapping[str, object]) -> ParamProblem | None:
+    """The first parameter that no model whatever could honour: unknown, or of a value it never has.
+
+    >>> str(impossible({"temperature": "hot"}))
+    "temperature is 'hot'; it must be a number from 0 to 2"
+    """
+    return next((found for name, value in raw.items() if (found := _impossible(name, value))), None)
+
+
+def _impossible(name: str, value: object) -> ParamProblem | None:
+    if name not in PARAMETERS:
+        return _unknown(name)
+    if name in NUMBERS:
+        return _number_problem(name, value)
+    if name == "stop":
+        return _stop_problem(value)
+    if name == "json_schema":
+        return _schema_problem(value)
+    return None if isinstance(value, str) else ParamProblem(name, f"{name} is {_shown(value)}", "it must be a string")
+
+
 def check_defaults(spec: ModelSpec) -> list[ParamProblem]:
     """What is wrong with the defaults of a registry entry. Languages may stay open there."""
     given, problems = _each(spec.defaults, spec)
@@ -139,9 +160,7 @@ def _stored(name: str, value: object) -> object:
 
 def _problem(name: str, value: object, spec: ModelSpec) -> ParamProblem | None:
     if name not in PARAMETERS:
-        near = difflib.get_close_matches(name, PARAMETERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(PARAMETERS)}"
-        return ParamProblem(name, f"{name} is not a decoding parameter", hint)
+        return _unknown(name)
     if spec.task is Task.EMBEDDING or (name in GENERATION_ONLY and spec.task is not Task.GENERATION):
         message = f"{name} has no meaning for model {spec.name}, which does {spec.task}"
         return ParamProblem(name, message, "leave it out")
@@ -151,13 +170,15 @@ def _problem(name: str, value: object, spec: ModelSpec) -> ParamProblem | None:
             f"the {spec.engine} engine of model {spec.name} does not support {name}",
             "leave it out or use a model with the transformers engine",
         )
-    if name in NUMBERS:
-        return _number_problem(name, value)
-    if name == "stop":
-        return _stop_problem(value)
-    if name == "json_schema":
-        return _schema_problem(value)
-    return _language_problem(name, value, spec)
+    if name in LANGUAGES:
+        return _language_problem(name, value, spec)
+    return _impossible(name, value)
+
+
+def _unknown(name: str) -> ParamProblem:
+    near = difflib.get_close_matches(name, PARAMETERS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the parameters are {', '.join(PARAMETERS)}"
+    return ParamProblem(name, f"{name[:64]} is not a decoding parameter", hint)
 
 
 def _number_problem(name: str, value: object) -> ParamProblem | None:

@@ -101,6 +101,8 @@ def _draft(
         blank = NewResult(idx, Outcome.SUCCEEDED, {"text": "", "finish_reason": "stop"})
         return Draft(idx, line, custom_id, 0, None, blank)
     assert line.input is not None
+    if setup is not None:
+        line.input.answered_by(setup.model)
     return Draft(idx, line, custom_id, estimated_tokens(line.input.body), setup)
 
 

@@ -57,7 +57,8 @@ class Setups:
 
     def of(self, input: Input) -> Setup | Unfit:
         """How the input will run, or why it cannot; problems name parameters as the input did."""
-        key = (input.model, msgspec.json.encode(input.params, order="deterministic") if input.params else b"")
+        said = (input.params, input.fallbacks)
+        key = (input.model, msgspec.json.encode(said, order="deterministic") if any(said) else b"")
         found = self._known.get(key)
         if found is None:
             found = self._resolved(input)
@@ -84,7 +85,7 @@ class Setups:
         if spec.task is not self._task:
             message = f"model {spec.name} does {spec.task}, not {self._task}"
             return Unfit((Problem("task_mismatch", message, "use another model or another endpoint", param="model"),))
-        clean, found = check_params({**self._params, **input.params}, spec)
+        clean, found = check_params(input.wanted(self._params), spec)
         if found:
             return _BadParams(tuple((each, self._code(each.param, spec)) for each in found))
         params = msgspec.json.encode(clean, order="deterministic").decode()

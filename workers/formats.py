@@ -293,7 +293,8 @@ def _bad_json(number: int, raw: bytes, exc: Exception) -> Problem:
     if "truncated" in message and b"\\u" in raw:
         hint = "close every quote and brace on the same line; write both halves of a \\u surrogate pair"
     else:
-        hint = 'each line must be one JSON value, for example {"custom_id": "a", "text": "…"}'
+        # Other dialects have other keys beside it.
+        hint = 'each line must be one JSON value, for example {"custom_id": "a", …}'
     offset = int(tail.rstrip(")")) if tail.rstrip(")").isdigit() else None
     if offset is not None and "trailing" in message:
         # msgspec counts one past the character here, and from 0 to the character elsewhere.

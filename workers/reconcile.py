@@ -1,6 +1,8 @@
 """The safety net under every message and every process: what was dropped is picked up within seconds."""
 
 import logging
+import math
+import time
 
 from db import deliveries, files, interactive, leases, upkeep, uploads, workers
 from db.doorbell import FINALIZE, WORK, Doorbell
@@ -15,6 +17,7 @@ SECONDS = 5.0
 _FILES_AT_ONCE = 100
 # What a killed writer left in the store is garbage after this long.
 _ABANDONED_SECONDS = 3600.0
+_SECONDS_BETWEEN_SWEEPS = 3600.0
 
 
 class Reconciler:
@@ -22,6 +25,7 @@ class Reconciler:
 
     def __init__(self, sessions: Sessions, store: FileStore, doorbell: Doorbell) -> None:
         self._sessions, self._store, self._doorbell = sessions, store, doorbell
+        self._swept_at = -math.inf
 
     def run(self) -> None:
         while (reclaimed := self._reclaim()) is not None:
@@ -66,6 +70,7 @@ class Reconciler:
         Bytes first: a crash in between only repeats a harmless delete.
         """
         self._store.remove_unfinished(_ABANDONED_SECONDS)
+        self._sweep_parts()
         with self._sessions() as session:
             doomed = files.removable(session, _FILES_AT_ONCE)
         for file in doomed:
@@ -78,3 +83,9 @@ class Reconciler:
             self._store.delete(part.store_key)
             with self._sessions.begin() as session:
                 uploads.part_removed(session, part.id)
+
+    def _sweep_parts(self) -> None:
+        """Delete parts that no row tells of: their process was killed after it had written them."""
+        if time.monotonic() - self._swept_at > _SECONDS_BETWEEN_SWEEPS:
+            self._swept_at = time.monotonic()
+            self._store.remove_old(uploads.PARTS, uploads.PARTS_KEPT.total_seconds())

@@ -1,9 +1,9 @@
 """The device pipeline of a worker: claim and encode | generate | decode and record, each in its own thread.
 
-The queues between the stages hold one chunk each, so that the device always has the next chunk at
-hand and never waits for the database, and a stopping worker has little to hand back. A fourth
-thread keeps the leases: it renews them, sees within a second when a job was cancelled, and ends the
-process when a chunk is past its hard deadline.
+Between the stages there is one chunk each, so that the device always has the next chunk at hand and
+never waits for the database, what is urgent waits for no more than that, and a stopping worker has
+little to hand back. A fourth thread keeps the leases: it renews them, sees within a second when a
+job was cancelled, and ends the process when a chunk is past its hard deadline.
 """
 
 import logging
@@ -67,7 +67,12 @@ class Runner:
         self._end_process = end_process
         self._bell = threading.Event()
         self._stopping = threading.Event()
-        self._to_device: queue.Queue[Work | None] = queue.Queue(maxsize=1)
+        # Taken before a chunk is claimed, free again when the device begins it: a second one at hand would not keep the
+        # device any busier, but would be run before whatever becomes urgent meanwhile.
+        self._room = threading.Semaphore(1)
+        self._to_device: queue.Queue[Work | None] = queue.Queue()
+        # Set while the chunk at hand is one that somebody waits for.
+        self._urgent = threading.Event()
         self._to_record: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._pace: dict[str, float] = {}
         self._keeper = Keeper(sessions, chunk_deadline_seconds, partial(end_process, EXIT_BROKEN))
@@ -119,7 +124,7 @@ class Runner:
     # --- first stage -------------------------------------------------------------------------
 
     def _read(self) -> None:
-        while not self._stopping.is_set():
+        while self._room.acquire() and not self._stopping.is_set():
             try:
                 work = self._next_work()
             except (SQLAlchemyError, OSError) as exc:
@@ -130,8 +135,11 @@ class Runner:
                 logger.exception("claiming failed", extra={"action": "claim_failed"})
                 work = None
             if work is not None:
+                if work.claim.interactive:
+                    self._urgent.set()
                 self._to_device.put(work)
                 continue
+            self._room.release()
             self._bell.wait(self._poll)
             self._bell.clear()
         self._to_device.put(None)
@@ -210,6 +218,8 @@ class Runner:
 
     def _generate(self) -> None:
         while (work := self._to_device.get()) is not None:
+            self._urgent.clear()
+            self._room.release()
             work.begin()
             try:
                 work.outputs = isolation.generate(
@@ -234,7 +244,10 @@ class Runner:
 
     def _is_enough(self, work: Work) -> bool:
         assert work.begun_at is not None
-        return self._stopping.is_set() or time.monotonic() - work.begun_at > CHUNK_PATIENCE_SECONDS
+        if self._stopping.is_set() or time.monotonic() - work.begun_at > CHUNK_PATIENCE_SECONDS:
+            return True
+        # A slice at least, or requests without end would keep it from ever getting on.
+        return self._urgent.is_set() and work.progress > 0
 
     def _note_pace(self, work: Work) -> None:
         """Seconds per input token of the latest chunk. Only this thread touches it."""

@@ -22,6 +22,9 @@ from workers.outputs import output_of
 
 logger = logging.getLogger(__name__)
 
+# Of one item. Each takes some 500 bytes while it is an object, and 70 in the ledger, where a value has 255 MB at most.
+MOST_LOGPROBS = 500_000
+
 
 @dataclass(slots=True)
 class Work:
@@ -102,7 +105,9 @@ def encode(work: Work) -> None:
     encoded = iter(_encoded(work, list(chain.from_iterable(prompts_of.values()))))
     for place, prompts in prompts_of.items():
         mine = [next(encoded) for _ in prompts]
-        fault = next((fault for each in mine if (fault := _judged(each, work.claim.long_input))), None)
+        number = int(work.claim.params.get("n", 1))
+        fault = next((fault for each in mine if (fault := _judged(each, work))), None)
+        fault = fault or _bounded(len(mine) * number, work)
         if fault is not None:
             work.refused[place] = fault
             continue
@@ -110,7 +115,7 @@ def encode(work: Work) -> None:
             replace(each, choice=choice) if choice else each
             for each in mine
             if isinstance(each, Encoded)
-            for choice in range(int(work.claim.params.get("n", 1)))
+            for choice in range(number)
         ]
         work.spans[place] = range(len(work.encoded), len(work.encoded) + len(copies))
         work.encoded += copies
@@ -145,15 +150,36 @@ def _bad_param(exc: BadParam) -> Fault:
     return Fault("invalid_value", str(exc), exc.param)
 
 
-def _judged(encoded: Encoded | Fault, long_input: str) -> Fault | None:
+def _judged(encoded: Encoded | Fault, work: Work) -> Fault | None:
     if isinstance(encoded, Fault):
         return encoded
-    if not encoded.dropped or long_input != "error":
+    if not encoded.dropped or work.claim.long_input != "error":
         return None
+    limits = work.engine.limits
+    beside, advice = "", "shorten it"
+    if limits.shared_context:
+        longest = min(work.params.max_new_tokens, limits.max_output)
+        beside, advice = f" beside the {longest} that the output may have", "shorten it, allow a shorter output"
     return Fault(
         "input_too_long",
-        f"the input has {len(encoded) + encoded.dropped} tokens, the model takes {len(encoded)}; shorten it or submit"
-        ' with long_input: "truncate"',
+        f"the input has {len(encoded) + encoded.dropped} tokens, the model takes {len(encoded)}{beside}; {advice}"
+        ' or submit a job with long_input: "truncate"',
+    )
+
+
+def _bounded(outputs: int, work: Work) -> Fault | None:
+    """A fault of an item whose log-probabilities would be more than may be held, stored and read as one."""
+    if work.params.top_logprobs is None:
+        return None
+    tokens = min(work.params.max_new_tokens, work.engine.limits.max_output)
+    wanted = outputs * tokens * (1 + work.params.top_logprobs)
+    if wanted <= MOST_LOGPROBS:
+        return None
+    return Fault(
+        "too_many_logprobs",
+        f"{outputs:,} outputs of up to {tokens:,} tokens could have {wanted:,} log-probabilities, and one answer at "
+        f"most {MOST_LOGPROBS:,}; ask for fewer outputs, tokens or alternatives",
+        "top_logprobs",
     )
 
 
@@ -223,10 +249,17 @@ def _text_alone(work: Work, generation: Generation) -> str | Fault:
 def _twins(work: Work, by_idx: dict[int, NewResult]) -> list[NewResult]:
     # Twins cost nothing: their usage is zero, so that usage sums to what was computed.
     return [
-        replace(first, idx=item.idx, input_tokens=0, output_tokens=0)
+        replace(first, idx=item.idx, input_tokens=0, output_tokens=0, output=_reused(first))
         for item in work.items
         if item.same_as is not None and (first := by_idx.get(item.same_as)) is not None
     ]
+
+
+def _reused(first: NewResult) -> dict[str, Any] | None:
+    """The output, with what it took to make it, for dialects that say so of every answer."""
+    if first.output is None:
+        return None
+    return first.output | {"reused": {"input_tokens": first.input_tokens, "output_tokens": first.output_tokens}}
 
 
 def _failed(idx: int, fault: Fault) -> NewResult:

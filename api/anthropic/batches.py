@@ -33,6 +33,7 @@ from db.errors import Conflict, NotFound
 from db.ids import renamed
 from db.inputs import Problem, Refused
 from db.jobs import NewJob
+from db.lines import json_line
 from db.models import Job
 from dialects.anthropic.requests import read_line
 from dialects.anthropic.responses import result_line
@@ -326,7 +327,7 @@ def read_results(path: BatchPath) -> Response:
     encode = msgspec.json.encode
     found = results.rows(services().sessions, job.id)
     lines = (
-        encode(value) + b"\n" for value in itertools.chain((result_line(row, job.id) for row in found), _unread(job))
+        json_line(encode(value)) for value in itertools.chain((result_line(row, job.id) for row in found), _unread(job))
     )
     response = streamed(lines, f"{path.message_batch_id}_results.jsonl")
     response.content_type = "application/jsonl"

@@ -83,7 +83,7 @@ def create() -> Response:
 
 @bp.post("/count_tokens", operation_id="count_message_tokens", responses=documented(401, 404, 503))
 def count_tokens() -> NoReturn:
-    """Not offered
+    """Count tokens (not offered)
 
     Every model counts differently, and only workers have models. The `usage` of an answer tells.
     """

@@ -7,13 +7,14 @@ from typing import Any, Literal
 from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from sqlalchemy.orm import Session
 
 from api import creation
 from api.creation import Said
 from api.errors import InvalidRequest, documented, summary
 from api.openai import wire
+from api.openai.batch_object import EXAMPLE_FILE, EXAMPLE_ID, PREFIX, BatchList, BatchObject, batch_id, shown
 from api.openai.lifetimes import ExpiresAfter
 from api.pagination import ListQuery
 from api.services import services, tenant_id
@@ -27,10 +28,10 @@ from db.errors import NotFound
 from db.ids import renamed
 from db.jobs import NewJob, Submitted
 from db.models import Job
-from db.outlook import Surroundings, outlook, surroundings
+from db.outlook import surroundings
 from db.states import JobStatus
 from dialects.openai.endpoints import task_of
-from models.params import PARAMETERS
+from models.params import impossible
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,7 @@ tag = Tag(name="batches", description="Files of requests, as the OpenAI API has 
 bp = APIBlueprint("batches", __name__, url_prefix="/v1/batches", abp_tags=[tag])
 
 DIALECT = "openai"
-PREFIX = "batch_"
 VALIDATE_SECONDS = 30.0
-_EXAMPLE_ID = "batch_0mgcxk2l9h4t8v2c6y0q1w5r3a"
-_EXAMPLE_FILE = "file-0mgcxk2l9h4t8v2c6y0q1w5r3a"
 
 EndpointName = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/translations", "/v1/summaries"]
 
@@ -69,14 +67,19 @@ class BatchOptions(Strict):
         default_factory=dict, description="Decoding parameters, under our names, of lines that say nothing else."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """A null is the same as leaving the key out, as it is in the requests themselves."""
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
     @field_validator("params")
     @classmethod
-    def _are_known(cls, params: dict[str, Any]) -> dict[str, Any]:
-        for name in params:
-            if name not in PARAMETERS:
-                known = ", ".join(PARAMETERS)
-                raise ValueError(f"has {name[:64]!r}, which is no decoding parameter; there are {known}")
-        return {name: value for name, value in params.items() if value is not None}
+    def _are_possible(cls, params: dict[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in params.items() if value is not None}
+        if problem := impossible(given):
+            raise ValueError(f"cannot be used: {problem}")
+        return given
 
 
 class BatchRequest(Strict):
@@ -86,7 +89,7 @@ class BatchRequest(Strict):
         strict=True,
         json_schema_extra={
             "example": {
-                "input_file_id": _EXAMPLE_FILE,
+                "input_file_id": EXAMPLE_FILE,
                 "endpoint": "/v1/chat/completions",
                 "completion_window": "24h",
                 "metadata": {"customer": "7"},
@@ -104,147 +107,8 @@ class BatchRequest(Strict):
     bushel: BatchOptions | None = Field(None, description="What the OpenAI API has no words for.")
 
 
-class BatchCounts(BaseModel):
-    total: int
-    completed: int = Field(description="Succeeded requests.")
-    failed: int
-
-
-class BatchError(BaseModel):
-    code: str | None
-    message: str | None
-    param: str | None
-    line: int | None = Field(description="From 1.")
-
-
-class BatchErrors(BaseModel):
-    object: Literal["list"]
-    data: list[BatchError]
-
-
-class InputTokensDetails(BaseModel):
-    cached_tokens: int
-
-
-class OutputTokensDetails(BaseModel):
-    reasoning_tokens: int
-
-
-class BatchUsage(BaseModel):
-    input_tokens: int
-    input_tokens_details: InputTokensDetails
-    output_tokens: int
-    output_tokens_details: OutputTokensDetails
-    total_tokens: int
-
-
-class BatchItems(BaseModel):
-    """Where the requests are. The six always sum to `total`."""
-
-    total: int
-    queued: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    expired: int
-
-
-class BatchWaiting(BaseModel):
-    code: str
-    message: str
-
-
-class BatchExtension(BaseModel):
-    """What a batch knows of itself beyond the OpenAI API."""
-
-    job_id: str = Field(description="The same thing under `/v1/jobs`.")
-    parent_id: str | None = Field(description="The batch, or job, that this one repeats.")
-    counts: BatchItems
-    progress: float
-    items_per_second: float | None
-    tokens_per_second: float | None
-    eta_seconds: float | None = Field(description="Until the last result; null: cannot be told.")
-    waiting_for: BatchWaiting | None = Field(description="Why nothing of it runs.")
-    paused: bool
-    priority: int
-    on_error: str
-    long_input: str
-    params: dict[str, Any]
-    error_count: int = Field(description="How many problems the file has; `errors` lists the first hundred.")
-    output_lifetime_seconds: int | None
-
-
-class BatchObject(BaseModel):
-    """A batch. All times are Unix seconds."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": _EXAMPLE_ID,
-                "object": "batch",
-                "endpoint": "/v1/chat/completions",
-                "model": "a-chat-model",
-                "errors": None,
-                "input_file_id": _EXAMPLE_FILE,
-                "completion_window": "24h",
-                "status": "in_progress",
-                "output_file_id": None,
-                "error_file_id": None,
-                "created_at": 1_790_000_000,
-                "in_progress_at": 1_790_000_001,
-                "expires_at": 1_790_086_400,
-                "finalizing_at": None,
-                "completed_at": None,
-                "failed_at": None,
-                "expired_at": None,
-                "cancelling_at": None,
-                "cancelled_at": None,
-                "request_counts": {"total": 100, "completed": 40, "failed": 1},
-                "metadata": {"customer": "7"},
-            }
-        }
-    )
-
-    id: str
-    object: Literal["batch"]
-    endpoint: str
-    model: str | None = Field(description="null until validation has ended, and if the lines name several.")
-    errors: BatchErrors | None
-    input_file_id: str
-    completion_window: str
-    status: Literal[
-        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
-    ]
-    output_file_id: str | None = Field(description="null if nothing succeeded.")
-    error_file_id: str | None = Field(description="null if everything succeeded.")
-    created_at: int
-    in_progress_at: int | None
-    expires_at: int | None
-    finalizing_at: int | None
-    completed_at: int | None
-    failed_at: int | None
-    expired_at: int | None
-    cancelling_at: int | None
-    cancelled_at: int | None
-    request_counts: BatchCounts
-    usage: BatchUsage | None
-    metadata: dict[str, str] | None
-    bushel: BatchExtension
-
-
-class BatchList(BaseModel):
-    """A part of the list of batches."""
-
-    object: Literal["list"] = "list"
-    data: list[BatchObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
 class BatchPath(Strict):
-    batch_id: str = Field(description="The batch's id.", json_schema_extra={"example": _EXAMPLE_ID})
+    batch_id: str = Field(description="The batch's id.", json_schema_extra={"example": EXAMPLE_ID})
 
 
 @bp.post(
@@ -266,7 +130,7 @@ def create(body: BatchRequest) -> Response:
         if options.is_validated:
             job = _validated(job)
     with services().sessions() as session:
-        return answer(_shown(job, surroundings(session, [job])))
+        return answer(shown(job, surroundings(session, [job])))
 
 
 @bp.get("", operation_id="list_batches", responses={200: BatchList, **documented(400, 401, 503)})
@@ -275,7 +139,7 @@ def index(query: ListQuery) -> Response:
     with services().sessions() as session:
         page = jobs.listing(session, tenant_id(), _cursor(query.after), query.limit, dialect=DIALECT)
         around = surroundings(session, page.rows)
-    return answer(wire.listing([_shown(job, around) for job in page.rows], page.has_more))
+    return answer(wire.listing([shown(job, around) for job in page.rows], page.has_more))
 
 
 @bp.get("/<batch_id>", operation_id="get_batch", responses={200: BatchObject, **documented(401, 404, 503)})
@@ -283,7 +147,7 @@ def show(path: BatchPath) -> Response:
     """Look at a batch"""
     with services().sessions() as session:
         job = _get(session, path.batch_id)
-        return answer(_shown(job, surroundings(session, [job])))
+        return answer(shown(job, surroundings(session, [job])))
 
 
 @bp.post(
@@ -300,11 +164,7 @@ def cancel(path: BatchPath) -> Response:
         services().doorbell.ring(FINALIZE, job.id)
         logger.info("job %s is being cancelled", job.id, extra={"action": "job_cancelling", "job_id": job.id})
     with services().sessions() as session:
-        return answer(_shown(job, surroundings(session, [job])))
-
-
-def batch_id(job: Job) -> str:
-    return renamed(job.id, PREFIX)
+        return answer(shown(job, surroundings(session, [job])))
 
 
 def _get(session: Session, id: str) -> Job:
@@ -394,26 +254,3 @@ def _refused(job: Job) -> InvalidRequest:
         code=first["code"],
         details=problems,
     )
-
-
-def _shown(job: Job, around: Surroundings) -> dict[str, Any]:
-    seen = outlook(job, around)
-    waiting = seen.waiting_for
-    extension = {
-        "job_id": job.id,
-        "parent_id": job.parent_id,
-        "counts": wire.counts(job),
-        "progress": seen.progress,
-        "items_per_second": seen.items_per_second,
-        "tokens_per_second": seen.tokens_per_second,
-        "eta_seconds": seen.eta_seconds,
-        "waiting_for": None if waiting is None else {"code": waiting.code, "message": waiting.message},
-        "paused": job.paused,
-        "priority": job.priority,
-        "on_error": job.on_error,
-        "long_input": job.long_input,
-        "params": job.params,
-        "error_count": job.errors["total"] if job.errors else 0,
-        "output_lifetime_seconds": job.output_lifetime_seconds,
-    }
-    return wire.batch(batch_id(job), job, extension)

@@ -36,8 +36,9 @@ def _answer(example: dict[str, Any]) -> dict[str | int, Any]:
     return {200: {"description": "The answer.", "content": content}, **_ERRORS}
 
 
-_USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
-_OUR_USAGE = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13}
+_CACHED = {"cached_tokens": 0}
+_USAGE = {"prompt_tokens": 9, "prompt_tokens_details": _CACHED, "completion_tokens": 4, "total_tokens": 13}
+_OUR_USAGE = {"input_tokens": 9, "input_tokens_details": _CACHED, "output_tokens": 4, "total_tokens": 13}
 _CHOICE = {
     "index": 0,
     "message": {"role": "assistant", "content": "Guten Morgen!", "refusal": None},

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.errors import InvalidRequest, documented
-from api.files import ENVELOPE_BYTES, FileObject, base_name, boundary, ensure_room
+from api.files import ENVELOPE_BYTES, FileObject, base_name, boundary, discard_unused, ensure_room
 from api.multipart import Form
 from api.openai import wire
 from api.openai.lifetimes import ExpiresAfter
@@ -188,13 +188,22 @@ def complete(path: UploadPath, body: CompleteRequest) -> Response:
     completed upload again returns the same file.
     """
     with services().sessions.begin() as session:
-        upload = uploads.get(session, tenant_id(), path.upload_id)
+        # Locked from the first look, or it might be completed between that and the next one.
+        upload = uploads.get(session, tenant_id(), path.upload_id, lock=True)
         if upload.status == UploadStatus.COMPLETED:
             return _shown(session, upload)
         uploads.pending(session, tenant_id(), path.upload_id)
         parts = _parts(session, upload, body.part_ids)
     ensure_room(upload.bytes)
-    new = _joined(upload, parts, body.md5)
+    try:
+        new = _joined(upload, parts, body.md5)
+    except FileNotFoundError as exc:
+        # Completed, cancelled or expired in this moment, and the parts removed already.
+        with services().sessions.begin() as session:
+            upload = uploads.get(session, tenant_id(), path.upload_id)
+            if upload.status == UploadStatus.COMPLETED:
+                return _shown(session, upload)
+        raise Conflict(f"upload {upload.id} has just ended", "upload_not_pending") from exc
     try:
         with services().sessions.begin() as session:
             # Somebody may have completed or cancelled it while its parts were joined.
@@ -204,7 +213,7 @@ def complete(path: UploadPath, body: CompleteRequest) -> Response:
                 uploads.complete(session, upload, new)
             response = _shown(session, upload)
     finally:
-        _discard_unused(new)
+        discard_unused(new)
     fields = {"action": "file_uploaded", "file_id": upload.file_id, "upload_id": upload.id, "bytes": upload.bytes}
     logger.info("file %s uploaded in parts, %d bytes", upload.file_id, upload.bytes, extra=fields)
     return response
@@ -251,7 +260,7 @@ def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> fil
     digest = hashlib.md5(usedforsecurity=False)
     with store.writer(files.store_key(file_id)) as writer:
         for part in parts:
-            with _opened(upload, part.store_key) as source:
+            with store.open(part.store_key) as source:
                 while piece := source.read(_COPY):
                     writer.write(piece)
                     digest.update(piece)
@@ -269,19 +278,3 @@ def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> fil
         store_key=writer.key,
         lifetime=lifetime,
     )
-
-
-def _discard_unused(file: files.NewFile) -> None:
-    """Delete bytes without a row. There may be one after an error: a commit whose answer was lost has happened."""
-    with services().sessions() as session:
-        is_used = files.exists(session, file.id)
-    if not is_used:
-        services().store.delete(file.store_key)
-
-
-def _opened(upload: Upload, key: str) -> BinaryIO:
-    try:
-        return services().store.open(key)
-    except FileNotFoundError as exc:
-        # Completed, cancelled or expired in this moment, and the parts removed already.
-        raise Conflict(f"upload {upload.id} has just ended", "upload_not_pending") from exc

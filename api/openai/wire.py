@@ -83,7 +83,8 @@ def batch(id: str, job: Batch, extension: Mapping[str, Any]) -> dict[str, Any]:
         "output_file_id": job.output_file_id,
         "error_file_id": job.error_file_id,
         "created_at": unix(job.created_at),
-        "in_progress_at": unix(job.in_progress_at),
+        # Without a line to run there is no such moment; to a batch's clients it is the one in which it began to end.
+        "in_progress_at": unix(job.in_progress_at or job.finalizing_at),
         "expires_at": unix(job.expires_at),
         "finalizing_at": unix(job.finalizing_at),
         "completed_at": unix(job.completed_at),

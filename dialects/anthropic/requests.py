@@ -159,6 +159,7 @@ _FIELDS: Mapping[str, Reader] = {
     "inference_geo": only(),
     "mcp_servers": only([]),
     "user_profile_id": only(),
+    "workspace_id": only(),
     # Ours.
     "min_new_tokens": number("min_new_tokens"),
     "num_beams": number("num_beams"),

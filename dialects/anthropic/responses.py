@@ -8,6 +8,7 @@ from typing import Any
 
 from db.ids import renamed
 from db.lines import ResultRow
+from dialects.aliases import param_and_message
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 _ERROR_TYPES = {
@@ -23,6 +24,7 @@ _UNFINISHED = {"cancelled": "canceled", "expired": "expired"}
 def message(row: ResultRow, job_id: str, tier: str = "standard") -> dict[str, Any]:
     """The message that answers the request of a row that succeeded.
 
+    An answer that was computed for an equal request of the same batch has its input counted as read from a cache.
     An input that was cut because the batch asked for it says so in an object of its own, `bushel`.
     """
     output = row.output or {}
@@ -39,9 +41,9 @@ def message(row: ResultRow, job_id: str, tier: str = "standard") -> dict[str, An
         "usage": {
             "cache_creation": None,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "cache_read_input_tokens": row.reused_input_tokens,
             "input_tokens": row.input_tokens,
-            "output_tokens": row.output_tokens,
+            "output_tokens": row.output_tokens + row.reused_output_tokens,
             "server_tool_use": None,
             "service_tier": tier,
         },
@@ -71,7 +73,7 @@ def error(row: ResultRow, job_id: str) -> dict[str, Any]:
         "type": "error",
         "error": {
             "type": _ERROR_TYPES.get(code, "invalid_request_error"),
-            "message": row.error_message or code,
+            "message": param_and_message(row)[1] or code,
         },
         "request_id": f"{renamed(job_id, 'req_')}_{row.index}",
     }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from db.lines import ResultRow
+from dialects.aliases import param_and_message
 
 # Ours, not the request's: sending it again may help.
 _SERVER: dict[str, int] = {"worker_crashed": 500, "engine_error": 500, "internal_error": 500, "model_unavailable": 503}
@@ -22,15 +23,15 @@ def failure(row: ResultRow) -> Failure:
     if row.error_code is None:
         message = (row.error or {}).get("message")
         return _failure(503, "server_error", message, None, _UNFINISHED[row.status])
-    code, message = row.error_code, row.error_message
+    code, (param, message) = row.error_code, param_and_message(row)
     if code in _SERVER:
-        return _failure(_SERVER[code], "server_error", message, row.error_param, code)
+        return _failure(_SERVER[code], "server_error", message, param, code)
     if code == "model_not_found":
-        return _failure(404, "invalid_request_error", message, row.error_param or "model", code)
+        return _failure(404, "invalid_request_error", message, param or "model", code)
     if code == "input_too_long":
-        param = row.error_param or ("messages" if "messages" in row.input else None)
+        param = param or ("messages" if "messages" in row.input else None)
         return _failure(400, "invalid_request_error", message, param, "context_length_exceeded")
-    return _failure(400, "invalid_request_error", message, row.error_param, code)
+    return _failure(400, "invalid_request_error", message, param, code)
 
 
 def _failure(status: int, type: str, message: str | None, param: str | None, code: str) -> Failure:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from db.inputs import Input, Problem, Refused, check_custom_id
-from db.lines import ResultRow
+from db.lines import ResultRow, json_line
 from dialects.fields import shown, unknown_keys
 from dialects.openai.failures import failure
 from dialects.openai.requests import read_request
@@ -89,7 +89,7 @@ class OpenAILines:
             value["error"] = _UNFINISHED[row.status]
         else:
             value["response"] = self._response(row)
-        return self._encode(value) + b"\n"
+        return json_line(self._encode(value))
 
     def _response(self, row: ResultRow) -> dict[str, Any]:
         if row.error_code is None:

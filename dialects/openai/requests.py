@@ -70,8 +70,8 @@ def _messages(draft: Draft, name: str, value: object) -> None:
 def _chat_logprobs(draft: Draft, name: str, value: object) -> None:
     if not isinstance(value, bool):
         draft.problems.append(wrong(name, value, "true or false"))
-    elif value:
-        draft.request["logprobs"] = True
+    else:
+        draft.request["logprobs"] = value
 
 
 def _completion_logprobs(draft: Draft, name: str, value: object) -> None:
@@ -97,6 +97,11 @@ def _response_format(draft: Draft, name: str, value: object) -> None:
     reader(draft, name, value.get("json_schema"))
 
 
+def _any_text(draft: Draft, name: str, value: object) -> None:
+    # Said, and not left to the batch's own parameters.
+    draft.params["json_schema"] = None
+
+
 def _any_object(draft: Draft, name: str, value: object) -> None:
     schema(draft, name, {"type": "object"}, name)
 
@@ -111,7 +116,7 @@ def _by_schema(draft: Draft, name: str, value: object) -> None:
 
 
 _FORMATS: Mapping[str, Reader] = {
-    "text": lambda draft, name, value: None,
+    "text": _any_text,
     "json_object": _any_object,
     "json_schema": _by_schema,
 }
@@ -119,19 +124,21 @@ _FORMATS: Mapping[str, Reader] = {
 
 def _finish_chat(draft: Draft, body: Mapping[str, object]) -> None:
     params = draft.params
-    if "logprobs" in draft.request:
+    if draft.request.get("logprobs"):
         if "top_logprobs" not in params:
             params["top_logprobs"] = 0
             draft.aliases["top_logprobs"] = "logprobs"
     elif params.pop("top_logprobs", 0):
         message = "top_logprobs tells nothing without logprobs"
         draft.problems.append(Problem("invalid_value", message, "set logprobs to true", param="top_logprobs"))
+    elif "logprobs" in draft.request:
+        params["top_logprobs"] = None
     _finish_sampled(draft, body)
 
 
 def _finish_completion(draft: Draft, body: Mapping[str, object]) -> None:
     if "max_new_tokens" not in draft.params:
-        draft.params["max_new_tokens"] = _DEFAULT_COMPLETION_TOKENS
+        draft.fallbacks["max_new_tokens"] = _DEFAULT_COMPLETION_TOKENS
         draft.aliases["max_new_tokens"] = "max_tokens"
     best_of = body.get("best_of")
     if best_of is not None and not same(best_of, draft.params.get("n", 1)):

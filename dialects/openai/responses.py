@@ -43,7 +43,7 @@ def body(endpoint: str, row: ResultRow, job_id: str) -> dict[str, Any]:
 
 def _chat(row: ResultRow, job_id: str) -> dict[str, Any]:
     output = row.output or {}
-    tells = "logprobs" in row.input["request"]
+    tells = _tells_logprobs(row)
     choices = [
         {
             "index": index,
@@ -58,7 +58,7 @@ def _chat(row: ResultRow, job_id: str) -> dict[str, Any]:
 
 def _completion(row: ResultRow, job_id: str) -> dict[str, Any]:
     output = row.output or {}
-    tells = "logprobs" in row.input["request"]
+    tells = _tells_logprobs(row)
     choices = [
         {
             "index": index,
@@ -71,6 +71,13 @@ def _completion(row: ResultRow, job_id: str) -> dict[str, Any]:
     return _generation("text_completion", renamed(job_id, "cmpl-"), row, choices)
 
 
+def _tells_logprobs(row: ResultRow) -> bool:
+    """Whether the request asked for them, or the batch did for requests that say nothing of it."""
+    output = row.output or {}
+    first = (output.get("choices") or [output])[0]
+    return bool(row.input["request"].get("logprobs", "logprobs" in first))
+
+
 def _generation(kind: str, name: str, row: ResultRow, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": f"{name}-{row.index}",
@@ -78,13 +85,21 @@ def _generation(kind: str, name: str, row: ResultRow, choices: list[dict[str, An
         "created": int(row.finished_at or 0),
         "model": row.input["request"].get("model"),
         "choices": choices,
-        "usage": {
-            "prompt_tokens": row.input_tokens,
-            "completion_tokens": row.output_tokens,
-            "total_tokens": row.input_tokens + row.output_tokens,
-        },
+        "usage": _usage(row, "prompt_tokens", "completion_tokens"),
         "system_fingerprint": None,
         **_beside(row),
+    }
+
+
+def _usage(row: ResultRow, read: str, written: str) -> dict[str, Any]:
+    """What the answer took, or took when it was computed for an equal request of the same batch: then it is cached."""
+    consumed = row.input_tokens + row.reused_input_tokens
+    produced = row.output_tokens + row.reused_output_tokens
+    return {
+        read: consumed,
+        f"{read}_details": {"cached_tokens": row.reused_input_tokens},
+        written: produced,
+        "total_tokens": consumed + produced,
     }
 
 
@@ -134,13 +149,14 @@ def _odds(token: Mapping[str, Any]) -> float:
 
 def _embeddings(row: ResultRow, job_id: str) -> dict[str, Any]:
     packed = (row.output or {})["embeddings"]
+    consumed = row.input_tokens + row.reused_input_tokens
     request = row.input["request"]
     shaped = packed if request.get("encoding_format") == "base64" else map(_floats, packed)
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(shaped)],
         "model": request.get("model"),
-        "usage": {"prompt_tokens": row.input_tokens, "total_tokens": row.input_tokens},
+        "usage": {"prompt_tokens": consumed, "total_tokens": consumed},
         **_beside(row),
     }
 
@@ -170,11 +186,7 @@ def _ours(kind: str, name: str, row: ResultRow) -> dict[str, Any]:
             {"index": index, **{key: choice[key] for key in _TOLD if key in choice}}
             for index, choice in enumerate(output.get("choices") or (output,))
         ],
-        "usage": {
-            "input_tokens": row.input_tokens,
-            "output_tokens": row.output_tokens,
-            "total_tokens": row.input_tokens + row.output_tokens,
-        },
+        "usage": _usage(row, "input_tokens", "output_tokens"),
     }
 
 

@@ -133,6 +133,8 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_parent_id", table_name="jobs", postgresql_where=sa.text("parent_id IS NOT NULL"))
     op.drop_index("ix_jobs_interactive", table_name="jobs", postgresql_where=sa.text("interactive"))
     op.drop_index("ix_jobs_fingerprint", table_name="jobs", postgresql_where=sa.text("fingerprint IS NOT NULL"))
+    # Where every item names its own there is none to put here; but without this, nobody could go back.
+    op.execute("UPDATE jobs SET model = '' WHERE model IS NULL")
     op.alter_column("jobs", "model", existing_type=sa.TEXT(), nullable=False)
     op.drop_column("jobs", "fingerprint")
     op.drop_column("jobs", "selection")

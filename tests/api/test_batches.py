@@ -1,5 +1,7 @@
 """Batches, through the real OpenAI client against the real server."""
 
+import gzip
+import itertools
 import json
 import socket
 import struct
@@ -170,6 +172,55 @@ def test_the_extension_says_what_openai_has_no_words_for(ai: openai.OpenAI) -> N
     assert batch["waiting_for"]["code"] == "no_worker"
 
 
+def test_a_null_in_the_extension_is_the_same_as_leaving_the_key_out(ai: openai.OpenAI) -> None:
+    nulls = dict.fromkeys(("on_error", "long_input", "priority", "params", "validate"))
+
+    batch = create(ai, extra_body={"bushel": nulls}).model_dump()["bushel"]
+
+    assert (batch["on_error"], batch["long_input"], batch["priority"], batch["params"]) == ("fail", "error", 0, {})
+
+
+def test_a_batch_without_a_line_to_run_was_in_progress_for_a_moment(working_ai: openai.OpenAI) -> None:
+    batch = ended(working_ai, create(working_ai, line("a", top_p=9)).id)
+
+    assert batch.status == "completed" and batch.in_progress_at == batch.finalizing_at
+
+
+def test_every_byte_of_a_text_comes_back_however_the_file_is_written(working_ai: openai.OpenAI) -> None:
+    ai = working_ai
+    texts = ["ä 😀 漢字", "a\tb\nc\r\n", "\x85\u2028\u2029", "  two  spaces ", "x" * 999_000]
+    lines = [line(f"{number} é\u2028", text) for number, text in enumerate(texts)]
+    encoded = [json.dumps(each, ensure_ascii=number % 2 == 0).encode() for number, each in enumerate(lines)]
+    data = b"\xef\xbb\xbf" + b"\r\n \r\n".join(encoded)
+
+    for written in (data, gzip.compress(data)):
+        file = ai.files.create(file=("in.jsonl", written), purpose="batch")
+        batch = ai.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+        output_id = str(ended(ai, batch.id).output_file_id)
+
+        for found in (lines_of(ai, output_id), list(map(json.loads, ai.files.content(output_id).iter_lines()))):
+            assert [each["custom_id"] for each in found] == [each["custom_id"] for each in lines]
+            assert [each["response"]["body"]["choices"][0]["message"]["content"] for each in found] == texts
+
+
+def test_a_batch_only_ever_moves_forward(working_ai: openai.OpenAI) -> None:
+    order = ["validating", "in_progress", "finalizing", "completed"]
+    lines = [line(str(number), f"{number} [[slow 0.01]]", model="echo-odd") for number in range(300)]
+    seen = [create(working_ai, *lines)]
+
+    while seen[-1].status != "completed":
+        seen.append(working_ai.batches.retrieve(seen[-1].id))
+
+    for batch, later in itertools.pairwise(seen):
+        counts, then = batch.request_counts, later.request_counts
+        assert counts is not None and then is not None
+        assert order.index(batch.status) <= order.index(later.status)
+        assert counts.completed <= then.completed and counts.completed + counts.failed <= counts.total
+        assert counts.total == (0 if batch.status == "validating" else 300)
+        moments = {name: value for name, value in batch.to_dict().items() if name.endswith("_at") and value}
+        assert moments.items() <= later.to_dict().items()
+
+
 def test_result_files_live_as_long_as_was_asked(working_ai: openai.OpenAI) -> None:
     batch = create(working_ai, output_expires_after={"anchor": "created_at", "seconds": 3600})
 
@@ -234,6 +285,12 @@ def test_what_was_finished_in_time_is_kept(ai: openai.OpenAI, ledger: Ledger, ho
         pytest.param({"window": "24h"}, "window", "unknown_field", id="unknown field"),
         pytest.param({"bushel": {"on_eror": "skip"}}, "bushel.on_eror", "unknown_field", id="typo in the extension"),
         pytest.param({"bushel": {"params": {"temp": 1}}}, "bushel.params", "invalid_value", id="unknown parameter"),
+        pytest.param(
+            {"bushel": {"params": {"seed": -1}}}, "bushel.params", "invalid_value", id="parameter out of range"
+        ),
+        pytest.param(
+            {"bushel": {"params": {"target_lang": 5}}}, "bushel.params", "invalid_value", id="language is a number"
+        ),
         pytest.param({"bushel": {"priority": 101}}, "bushel.priority", "invalid_value", id="priority"),
         pytest.param(
             {"input_file_id": "file-0mgcxk2l9h4t8v2c6y0q1w5r3"}, "input_file_id", "file_not_found", id="unknown file"

@@ -101,6 +101,31 @@ def test_an_unknown_thing_or_method_has_the_shape_too(
         assert answer.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/chat/completions", "/v1/chat/completions"),
+        ("GET", "/files/file-1/content", "/v1/files/file-1/content"),
+        ("POST", "/v1/v1/messages", "/v1/messages"),
+        ("GET", "/chat/completions", None),
+        ("GET", "/v1/nothing", None),
+        ("GET", "/%2e%2e", None),
+    ],
+)
+def test_a_wrong_base_url_is_told(client: httpx.Client, method: str, path: str, meant: str | None) -> None:
+    message = error(client.request(method, path))["message"]
+
+    assert ("base_url" in message) == (meant is not None)
+    if meant is not None:
+        assert message.startswith(f"there is no {path}, but {meant}: ")
+
+
+def test_a_field_in_the_wrong_place_is_not_suggested_for_itself(client: httpx.Client) -> None:
+    body = {"task": "translation", "inputs": ["a"], "text_column": "b"}
+
+    assert error(client.post("/v1/jobs", json=body))["message"] == "`text_column` is unknown here"
+
+
 def test_slashes_at_the_end_are_no_redirect(client: httpx.Client) -> None:
     assert client.get("/v1/files/", follow_redirects=False).status_code == 200
 

@@ -383,7 +383,7 @@ class TestLists:
 
         assert listed(status="failed") == [mine]
         assert listed(task="generation") == [chat]
-        assert listed(status="validating", task="translation") == []
+        assert listed(status="validating", task="translation") == [] == listed(task="embedding")
 
     @pytest.mark.parametrize(
         ("params", "param"),

@@ -1,10 +1,13 @@
 """One request at a time, through the real OpenAI client, the real queue and the echo engine."""
 
 import threading
+from contextlib import suppress
 
 import httpx
 import openai
+import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
 from api.config import APISettings
 from api.waiting import seats
@@ -13,6 +16,7 @@ from tests.conftest import LiveAPI, served
 from tests.ledger import Ledger
 from tests.waiting import eventually
 from tests.working import AnsweredDoorbell
+from workers.reconcile import Reconciler
 
 SAY = [{"role": "user", "content": "good morning"}]
 
@@ -58,6 +62,7 @@ def test_our_own_endpoints_use_the_default_model(stack: LiveAPI, key: str, path:
 
     assert answer.status_code == 200, answer.text
     assert answer.json()["object"] == object
+    assert answer.json()["model"] in ("echo", "echo-short")
     assert [each["text"] for each in answer.json()["data"]] == ["one", "two"]
 
 
@@ -67,6 +72,24 @@ def test_a_request_leaves_nothing_in_any_list(working_ai: openai.OpenAI, stack: 
     assert working_ai.batches.list().data == []
     with stack.client(key) as client:
         assert client.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_request_leaves_no_row_and_no_byte_behind(
+    working_ai: openai.OpenAI, ledger: Ledger, settings: APISettings
+) -> None:
+    def asked(model: str, text: str) -> None:
+        with suppress(openai.InternalServerError):
+            working_ai.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+
+    asked("echo-chat", "good morning")
+    asked("echo-odd", "[[fail]]")
+    eventually(lambda: {job.status for job in ledger.rows("SELECT status FROM jobs")} == {"completed"})
+    ledger.run("UPDATE jobs SET created_at = created_at - interval '2 h', completed_at = now() - interval '2 h'")
+    Reconciler(ledger.sessions, ledger.store, ledger.bell).run()
+
+    for table in ("jobs", "items", "results", "chunks", "files", "idempotency_keys", "deliveries"):
+        assert ledger.rows(f"SELECT 1 FROM {table}") == [], table
+    assert [path for path in (settings.data / "files").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -181,6 +204,35 @@ def test_a_cancelled_request_is_answered(settings: APISettings, key: str, ledger
 
     assert answers[0].status_code == 503
     assert answers[0].json()["error"]["code"] == "batch_cancelled"
+
+
+def test_a_ledger_that_is_away_for_a_moment_costs_a_waiting_request_nothing(
+    settings: APISettings,
+    key: str,
+    ledger: Ledger,
+    postgres: str,
+    database_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = make_url(database_url).database
+    answers: list[httpx.Response] = []
+    body = {"model": "echo-chat", "messages": SAY}
+    with served(settings, AnsweredDoorbell()) as api, api.client(key) as client:
+        waiting = threading.Thread(target=lambda: answers.append(client.post("/v1/chat/completions", json=body)))
+        waiting.start()
+        [job] = eventually(lambda: ledger.rows("SELECT id FROM jobs"))
+        with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as server:
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            eventually(lambda: "cannot look" in caplog.text or answers)
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        claim = ledger.claim(job.id, model="echo-chat")
+        assert claim is not None
+        ledger.record(claim)
+        waiting.join()
+
+    assert answers[0].status_code == 200
+    assert answers[0].json()["choices"][0]["message"]["content"] == "out"
 
 
 def test_a_process_of_one_thread_still_serves_single_requests() -> None:

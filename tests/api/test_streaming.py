@@ -197,6 +197,22 @@ def test_a_body_without_a_length_is_taken_and_limited_too(server: Server) -> Non
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
 
 
+@pytest.mark.parametrize("path", ["/v1/batches", "/v1/files"])
+def test_a_body_in_broken_chunks_is_the_clients_fault(server: Server, path: str) -> None:
+    kind = "application/json" if path == "/v1/batches" else "multipart/form-data; boundary=b"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {server.client.headers['Authorization']}\r\n"
+    head += f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head.encode() + b"nine\r\n")
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'"type":"invalid_request_error"' in answer
+    assert server.stored() == []
+
+
 def test_an_upload_announced_too_large_is_refused_before_it_is_sent(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(_upload_head(server, 500 * MB))

@@ -1,15 +1,22 @@
 """Uploads in parts, through the real OpenAI client."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import openai
 import pytest
+from openai.types import Upload
 
 from api.config import APISettings
+from api.services import EXTENSION
 from db import uploads
+from db.store import FolderStore
 from tests.conftest import LiveAPI
 from tests.ledger import Ledger
 from workers.reconcile import Reconciler
@@ -232,6 +239,51 @@ def test_completing_twice_gives_the_same_file(ai: openai.OpenAI, settings: APISe
 
     assert len({each.file.id for each in done if each.file}) == 1
     assert len(stored(settings, "files")) == 1
+
+
+def test_completing_beside_somebody_who_is_faster_gives_the_same_file(
+    ai: openai.OpenAI, api: LiveAPI, ledger: Ledger
+) -> None:
+    """As a client does whose first try took too long for it: the parts go as soon as that one is done."""
+    upload_id = begun(ai, 2)
+    part = ai.uploads.parts.create(upload_id, data=b"ab").id
+    store = Overtaken(ledger.folder)
+    service = api.app.extensions[EXTENSION]
+    api.app.extensions[EXTENSION] = replace(service, store=store)
+
+    def overtake() -> None:
+        first.append(ai.uploads.complete(upload_id, part_ids=[part]))
+        reconcile(ledger)
+
+    first: list[Upload] = []
+    store.before_opening = overtake
+
+    assert ai.uploads.complete(upload_id, part_ids=[part]) == first[0]
+
+
+class Overtaken(FolderStore):
+    """Lets something happen, once, before it opens anything."""
+
+    before_opening: Callable[[], None] | None = None
+
+    def open(self, key: str) -> BinaryIO:
+        happens, self.before_opening = self.before_opening, None
+        if happens is not None:
+            happens()
+        return super().open(key)
+
+
+def test_bytes_of_a_part_without_a_row_are_gone_a_day_later(ledger: Ledger, settings: APISettings) -> None:
+    """A process was killed between writing the one and the other."""
+    for age, name in ((0, "part_new"), (2 * 86_400, "part_old")):
+        with ledger.store.writer(f"parts/{name}") as writer:
+            writer.write(b"x")
+        path = settings.data / "files" / "parts" / name
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+
+    reconcile(ledger)
+
+    assert [path.name for path in stored(settings, "parts")] == ["part_new"]
 
 
 def test_cancelling_twice_changes_nothing_and_a_cancelled_upload_takes_nothing(

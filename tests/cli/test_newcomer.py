@@ -263,6 +263,20 @@ def test_the_first_failures_are_shown(fake: FakeBushel, command: list[str], has_
     assert (f"/v1/jobs/{job_id}/results" in asked) == (not has_file)
 
 
+@pytest.mark.parametrize("prefix", ["batch_", "msgbatch_"])
+def test_a_batch_is_a_job(fake: FakeBushel, prefix: str, capfd: Captured) -> None:
+    # Its error file is in the words of its API, which say nothing to us.
+    job_id = fake.add_job(["FAIL"], error_file_id="file-e", dialect="openai")
+    line = b'{"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 400}, "error": null}\n'
+    fake.state.files["file-e"] = {"id": "file-e", "filename": "e", "bytes": len(line)}
+    fake.state.contents["file-e"] = line
+
+    assert run(["status", job_id.replace("job_", prefix)]) == 1
+    assert "0: too_long: the text is too long" in capfd.readouterr().out
+    assert run(["delete", job_id.replace("job_", prefix)]) == 0
+    assert capfd.readouterr().err == f"{job_id} deleted\n"
+
+
 def test_an_error_file_deleted_meanwhile_is_no_obstacle(fake: FakeBushel, capfd: Captured) -> None:
     job_id = fake.add_job(["FAIL"], error_file_id="file-gone")
 

@@ -300,7 +300,12 @@ def test_equal_requests_to_one_model_are_computed_once(ledger: Ledger) -> None:
     job = run(ledger, job_id)
 
     assert [text for _, text in answers(ledger, job.output_file_id)] == ["x", "x", "X", "x"]
-    assert job.output_tokens == 3
+    assert (job.input_tokens, job.output_tokens) == (3, 3)
+    usage = [each["response"]["body"]["usage"] for each in read(ledger, job.output_file_id)]
+    assert [each["total_tokens"] for each in usage] == [2, 2, 2, 2]
+    assert [each["prompt_tokens_details"]["cached_tokens"] for each in usage] == [0, 1, 0, 0]
+    with ledger.sessions() as session:
+        assert audit(session, ledger.tenant, job_id).ok
 
 
 def test_the_jobs_own_parameters_hold_where_a_line_says_nothing(ledger: Ledger) -> None:
@@ -313,6 +318,42 @@ def test_the_jobs_own_parameters_hold_where_a_line_says_nothing(ledger: Ledger) 
     assert [text for _, text in answers(ledger, job.output_file_id)] == ["one", "one two"]
 
 
+def test_the_jobs_own_parameters_go_before_what_the_api_would_fill_in(ledger: Ledger) -> None:
+    url, twenty = "/v1/completions", " ".join(map(str, range(20)))
+    lines = [
+        line("a", {"model": "small", "prompt": twenty}, url),
+        line("b", {"model": "small", "prompt": twenty, "max_tokens": 2}, url),
+        line("c", {"model": "small", "prompt": "x", "top_p": 0.5}, url),
+        line("d", {"model": "small", "prompt": twenty, "stop": [" 4"]}, url),
+        line("e", {"model": "small", "prompt": "y 17 z", "stop": []}, url),
+    ]
+    params = {"max_new_tokens": 18, "temperature": 0.3, "stop": [" 17"]}
+    job_id = submit(ledger, *lines, endpoint=url, params=params)
+    found = ledger.rows("SELECT params FROM chunks")
+
+    job = run(ledger, job_id)
+
+    texts = [each["response"]["body"]["choices"][0]["text"] for each in read(ledger, job.output_file_id)]
+    assert [len(text.split()) for text in texts] == [17, 2, 1, 4, 3]
+    assert {row.params["temperature"] for row in found} == {0.3}
+
+
+def test_without_a_word_from_anybody_the_apis_own_defaults_hold(ledger: Ledger) -> None:
+    url, twenty = "/v1/completions", " ".join(map(str, range(20)))
+    lines = [
+        line("a", {"model": "small", "prompt": twenty}, url),
+        line("b", {"model": "small", "prompt": "x", "n": 2}, url),
+    ]
+    job_id = submit(ledger, *lines, endpoint=url)
+    found = ledger.rows("SELECT params FROM chunks")
+
+    job = run(ledger, job_id)
+
+    first = read(ledger, job.output_file_id)[0]
+    assert len(first["response"]["body"]["choices"][0]["text"].split()) == 16
+    assert {row.params.get("temperature") for row in found} == {None, 1}
+
+
 def test_a_line_may_leave_the_model_to_the_task(ledger: Ledger) -> None:
     url = "/v1/translations"
     job_id = submit(ledger, line("a", {"input": "hello"}, url), endpoint=url, task="translation")
@@ -320,7 +361,9 @@ def test_a_line_may_leave_the_model_to_the_task(ledger: Ledger) -> None:
     job = run(ledger, job_id)
 
     assert job.model == "translator"
-    assert read(ledger, job.output_file_id)[0]["response"]["body"]["data"][0]["text"] == "hello"
+    [answer] = read(ledger, job.output_file_id)
+    assert answer["response"]["body"]["data"][0]["text"] == "hello"
+    assert answer["response"]["body"]["model"] == "translator"
 
 
 def test_a_dry_run_counts_refused_requests_as_invalid(ledger: Ledger) -> None:

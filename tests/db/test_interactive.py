@@ -84,6 +84,30 @@ def test_it_goes_before_every_job(ledger: Ledger) -> None:
         assert chunks.candidates(session, ["chat"], ["chat"])[0].job_id == job_id
 
 
+def test_jobs_that_have_starved_do_not_keep_it_waiting(ledger: Ledger) -> None:
+    """Where many jobs take turns, there is always one that has not been served for minutes."""
+    ledger.registry = Registry([CHAT])
+    served, starved = (ledger.started(5, model="chat", task="generation") for _ in range(2))
+    ledger.run("UPDATE jobs SET in_progress_at = now() - interval '1 hour'")
+    ledger.run("UPDATE jobs SET last_claimed_at = now() - interval '1 minute' WHERE id = :job", job=served)
+    job_id = ask(ledger)
+
+    with ledger.sessions() as session:
+        assert [found.job_id for found in chunks.candidates(session, ["chat"], ["chat"])] == [job_id, starved, served]
+
+
+def test_requests_without_end_do_not_starve_all_jobs(ledger: Ledger) -> None:
+    ledger.registry = Registry([CHAT])
+    starved = [ledger.started(5, model="chat", task="generation") for _ in range(2)]
+    ledger.run("UPDATE jobs SET in_progress_at = now() - interval '1 hour'")
+    ledger.run("UPDATE jobs SET last_claimed_at = now() - interval '3 minutes' WHERE id = :job", job=starved[0])
+    job_id = ask(ledger)
+
+    with ledger.sessions() as session:
+        found = [found.job_id for found in chunks.candidates(session, ["chat"], ["chat"])]
+    assert found[-1] == job_id and set(found[:-1]) == set(starved)
+
+
 def test_a_failure_is_an_answer_too(ledger: Ledger, listener: Listener) -> None:
     with running(ledger, CHAT) as (runner, _):
         job_id = ask(ledger, {"text": "[[fail]]"})

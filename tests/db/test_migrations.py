@@ -59,6 +59,36 @@ def test_down_and_up_again(database_url: str) -> None:
     engine.dispose()
 
 
+def test_a_ledger_with_jobs_goes_down_and_up_again(database_url: str) -> None:
+    engine = connect(database_url)
+    migrations.downgrade(database_url, "0001")
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO tenants (id, name) VALUES ('ten', 'default')"))
+        for job_id in ("old", "several"):
+            connection.execute(
+                text("""
+                    INSERT INTO jobs (id, tenant_id, task, model, params, format, long_input, on_error)
+                    VALUES (:job, 'ten', 'generation', 'a', '{}', '{}', 'error', 'fail')
+                """),
+                {"job": job_id},
+            )
+    migrations.upgrade(database_url)
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT dialect, interactive, model FROM jobs WHERE id = 'old'")).one()
+        assert tuple(found) == ("bushel", False, "a")
+        connection.execute(
+            text("UPDATE jobs SET dialect = 'openai', model = NULL, parent_id = 'old' WHERE id = 'several'")
+        )
+
+    migrations.downgrade(database_url, "0001")
+    migrations.upgrade(database_url)
+
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT id, dialect, model FROM jobs ORDER BY id"))
+        assert [tuple(row) for row in rows] == [("old", "bushel", "a"), ("several", "openai", "")]
+    engine.dispose()
+
+
 def test_migrators_that_start_together_do_no_harm(database_url: str) -> None:
     migrations.downgrade(database_url, "base")
     environment = {**os.environ, "BUSHEL_DATABASE_URL": database_url, "BUSHEL_BROKER_URL": "redis://unused/0"}

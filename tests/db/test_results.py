@@ -1,6 +1,9 @@
 """Results are read in blocks, and each block costs what it holds, however far into the job it begins."""
 
+import secrets
+import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,9 +31,12 @@ def finished(ledger: Ledger) -> str:
 @pytest.mark.parametrize(
     "query",
     [
-        pytest.param(results._FINISHED_BY_INDEX, id="finished"),
-        pytest.param(results._ALL_BY_INDEX, id="all"),
-        pytest.param(results._UNFINISHED_BY_INDEX, id="unfinished"),
+        pytest.param(results._FINISHED_BY_INDEX.rows, id="finished"),
+        pytest.param(results._ALL_BY_INDEX.rows, id="all"),
+        pytest.param(results._UNFINISHED_BY_INDEX.rows, id="unfinished"),
+        pytest.param(results._FINISHED_BY_INDEX.sizes, id="sizes of finished"),
+        pytest.param(results._ALL_BY_INDEX.sizes, id="sizes of all"),
+        pytest.param(results._UNFINISHED_BY_INDEX.sizes, id="sizes of unfinished"),
     ],
 )
 def test_a_block_far_into_a_job_does_not_read_the_job_from_its_start(ledger: Ledger, finished: str, query: Any) -> None:
@@ -51,6 +57,28 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", ()):
         yield from _nodes(child)
+
+
+@pytest.mark.parametrize("order", ["input", "finished"])
+def test_long_rows_behind_short_ones_are_read_in_bounded_memory(ledger: Ledger, order: results.ResultOrder) -> None:
+    """A line may ask for thousands of vectors, and be one of thousands of such lines."""
+    short, long, size = 150, 60, 2**20
+    job_id = ledger.started(short + long)
+    while claim := ledger.claim(job_id):
+        outcomes = [
+            replace(one, output={"text": secrets.token_hex(size // 2) if one.idx >= short else ""})
+            for one in sorted(ledger.outcomes(claim), key=lambda one: one.idx)
+        ]
+        with ledger.sessions.begin() as session:
+            record(session, claim.chunk_id, claim.attempt, outcomes)
+
+    tracemalloc.start()
+    lengths = [len(row.text) for row in results.rows(ledger.sessions, job_id, order=order)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert lengths == [0] * short + [size] * long
+    assert peak < 3 * results.BLOCK_BYTES
 
 
 def test_a_row_says_what_was_at_fault_and_when_it_was_finished(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from db import chunks, jobs, leases
+from db import chunks, interactive, jobs, leases
 from db.recording import record
 from models.registry import Registry
 from tests.ledger import Ledger
@@ -301,6 +301,58 @@ def test_a_chunk_that_cost_a_worker_is_held_alone(ledger: Ledger) -> None:
 
     assert len(seen) == 12
     assert [crashes for crashes in seen if 1 in crashes] == [[1]] * 4
+
+
+def test_only_one_chunk_waits_for_the_device_so_that_what_is_urgent_is_third(ledger: Ledger) -> None:
+    job_id = ledger.started(8)
+    ledger.recut(job_id, 1)
+    begun, gate = threading.Event(), threading.Event()
+    echo = open_echo(spec(), None)
+
+    def generate(*args: Any) -> Any:
+        begun.set()
+        gate.wait()
+        return echo.generate(*args)
+
+    runner, _, _ = runner_of(ledger, Handled(echo, generate=generate))
+    runner.start()
+    eventually(lambda: begun.is_set() and len(held(ledger)) >= 2)
+    urgent = ledger.started(1, priority=5)
+    gate.set()
+    eventually(lambda: ledger.job(urgent).succeeded and ledger.job(job_id).succeeded == 8)
+    runner.stop(1)
+
+    order = [row.job_id for row in ledger.rows("SELECT job_id FROM results ORDER BY finished_at")]
+    assert order.index(urgent) == 2
+
+
+def test_a_long_chunk_makes_way_between_slices_for_a_request_that_somebody_waits_for(ledger: Ledger) -> None:
+    # More than a slice each, as long as the pace is unknown.
+    job_id = ledger.submit(b"".join(b"%d" % line + b" word" * 400 + b"\n" for line in range(4)))
+    ledger.ingest(job_id)
+    ledger.recut(job_id, 4)
+    begun, gate = threading.Event(), threading.Event()
+    echo = open_echo(spec(), None)
+
+    def generate(*args: Any) -> Any:
+        begun.set()
+        gate.wait()
+        return echo.generate(*args)
+
+    runner, _, _ = runner_of(ledger, Handled(echo, generate=generate))
+    runner.start()
+    assert begun.wait(10)
+    new = jobs.NewJob(jobs.new_job_id(), "translation", "echo", {}, {"type": "jsonl"})
+    with ledger.sessions.begin() as session:
+        interactive.submit(session, ledger.tenant, new, {"text": "x"}, {})
+    runner.wake()
+    eventually(lambda: len(held(ledger)) == 2)
+    gate.set()
+    eventually(lambda: ledger.job(new.id).succeeded and ledger.job(job_id).succeeded == 4)
+    runner.stop(1)
+
+    order = [row.job_id for row in ledger.rows("SELECT job_id FROM results ORDER BY finished_at")]
+    assert order.index(new.id) == 1
 
 
 def test_a_chunk_taken_back_from_a_hanging_engine_still_ends_the_process(ledger: Ledger) -> None:

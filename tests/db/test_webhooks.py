@@ -574,6 +574,22 @@ def test_no_more_than_a_few_tries_run_for_one_webhook_and_for_one_tenant(ledger:
     assert claim_next(ledger).id not in {claim.id for claim in claims}
 
 
+def test_who_had_to_wait_for_the_claim_counts_the_tries_that_began_meanwhile(
+    ledger: Ledger, receiver: Receiver
+) -> None:
+    webhook_id = subscribe(ledger, receiver.url).webhook.id
+    for _ in range(deliveries.AT_ONCE + 1):
+        send_test(ledger, webhook_id)
+
+    with ledger.sessions.begin() as early:
+        # To PostgreSQL, this is the time of all that the transaction does.
+        early.execute(text("SELECT now()"))
+        for _ in range(deliveries.AT_ONCE):
+            claim_next(ledger)
+
+        assert deliveries.claim(early) is None
+
+
 def test_a_late_word_of_a_lost_claim_changes_nothing(ledger: Ledger, receiver: Receiver) -> None:
     delivery_id = send_test(ledger, subscribe(ledger, receiver.url).webhook.id)
     first = claim_next(ledger)
@@ -746,6 +762,31 @@ def test_an_event_that_arrives_after_its_webhook_was_disabled_counts_as_delivere
 
     assert logged(ledger, delivery_id).state == "delivered"
     assert webhook_row(ledger, webhook_id).disabled_reason == "it was disabled by hand"
+
+
+def test_what_the_old_address_answers_says_nothing_of_the_new_one(
+    ledger: Ledger, receiver: Receiver, delivery: Delivery
+) -> None:
+    """Its owner moves, tells the old receiver to answer 410, and changes the URL - while an event is on its way."""
+    webhook_id = subscribe(ledger, receiver.url).webhook.id
+    delivery_id = send_test(ledger, webhook_id)
+    moved = receiver.url.replace("/hook", "/moved")
+
+    def move(request: Received) -> None:
+        if request.path == "/hook":
+            with ledger.sessions.begin() as session:
+                webhooks.change(session, ledger.tenant, webhook_id, Change(url=moved))
+
+    receiver.when_asked = move
+    receiver.answers.put(Told(410))
+    delivery.run()
+
+    row = webhook_row(ledger, webhook_id)
+    assert (row.disabled_at, row.failing_since, logged(ledger, delivery_id).state) == (None, None, "pending")
+    make_due(ledger)
+    delivery.run()
+    assert [request.path for request in receiver.requests] == ["/hook", "/moved"]
+    assert logged(ledger, delivery_id).state == "delivered"
 
 
 # By hand, and in the end

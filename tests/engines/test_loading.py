@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from models.params import NUMBERS
 from models.registry import BUILTIN, EngineKind, ModelSpec, Task, load
 from tests.engines.conftest import SETTINGS, Bench, outputs
 from workers.engines.base import ModelUnavailable, Params
@@ -253,6 +254,14 @@ def test_checked_parameters_become_what_engines_take() -> None:
     assert decoding_params({"num_beams": 2, "stop": ["a"]}) == Params(num_beams=2, stop=("a",))
     # Copies are prompts of their own.
     assert decoding_params({"n": 3, "top_logprobs": 0}) == Params(top_logprobs=0)
+
+
+@pytest.mark.parametrize("engine", [EngineKind.CTRANSLATE2, EngineKind.TRANSFORMERS])
+@pytest.mark.parametrize("name", [name for name, rule in NUMBERS.items() if not rule.is_int])
+def test_a_whole_number_is_a_number(bench: Bench, engine: EngineKind, name: str) -> None:
+    clean: dict[str, object] = {"temperature": 1, name: 1, "max_new_tokens": 2}
+
+    assert outputs(bench.open("llama", engine), ["the fox"], decoding_params(clean))
 
 
 def test_of_a_repository_only_what_is_loaded_is_downloaded() -> None:

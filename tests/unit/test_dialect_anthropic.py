@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pydantic
 import pytest
 from anthropic.types import Message
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from anthropic.types.messages import MessageBatchIndividualResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,7 +59,7 @@ def test_a_message_asks_for(fields: dict[str, Any], ours: dict[str, Any], aliase
     found = read_params(params(**fields))
 
     assert (found.model, found.body["messages"]) == ("m", HI)
-    assert found.params == {"max_new_tokens": 9} | ours
+    assert found.wanted({}) == {"max_new_tokens": 9} | ours
     assert {"max_new_tokens": "max_tokens"}.items() <= found.aliases.items()
     assert aliases.items() <= found.aliases.items()
 
@@ -315,6 +316,33 @@ def test_a_message_is_the_sdks_to_the_letter() -> None:
         },
     }
     assert not list(strange(Message.model_validate(answer, strict=True)))
+
+
+def test_an_answer_made_for_an_equal_request_has_read_its_input_from_a_cache() -> None:
+    twin = replace(DONE, input_tokens=0, output_tokens=0, reused_input_tokens=5, reused_output_tokens=2)
+
+    usage = message(twin, JOB)["usage"]
+
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (0, 5, 2)
+
+
+def test_a_schema_that_the_model_cannot_be_held_to_is_named_as_the_client_named_it() -> None:
+    asked = read_params(params(output_config={"format": {"type": "json_schema", "schema": SCHEMA}}))
+    said = failed("invalid_value", "json_schema cannot be used: it is too large")
+
+    answer = error(replace(said, input=asked.body, error_param="json_schema"), JOB)
+
+    assert answer["error"]["message"] == "output_config.format cannot be used: it is too large"
+
+
+def test_every_field_that_the_sdk_documents_is_known() -> None:
+    for name in get_type_hints(MessageCreateParamsNonStreaming):
+        for strange in ({"strange": 1}, "strange", [1], 0.5, True):
+            try:
+                read_params(params(**{name: strange}))
+            except Refused as refused:
+                assert {(each.param or "").split("[")[0].split(".")[0] for each in refused.problems} == {name}
+                assert "unknown_parameter" not in {each.code for each in refused.problems if each.param == name}
 
 
 def test_an_answer_at_its_limit_says_so() -> None:

@@ -7,14 +7,16 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from openai.types import Completion, CreateEmbeddingResponse
+from openai.types import Completion, CreateEmbeddingResponse, EmbeddingCreateParams
 from openai.types.chat import ChatCompletion
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming as ChatParams
+from openai.types.completion_create_params import CompletionCreateParamsNonStreaming as CompletionParams
 
 from db.inputs import MAX_LISTED, MAX_MESSAGES, MAX_TEXT, Input, Refused
 from db.lines import LineWriter, ResultRow
@@ -125,6 +127,7 @@ def test_what_is_wrong_inside_the_body_is_the_refusal_of_that_request_alone() ->
 
     assert (found.custom_id, found.model, found.params) == ("a", "m", {})
     assert [problem.param for problem in found.refusal] == ["n", "tools"]
+    assert found.refusal[1].message == "tools cannot be honoured"
 
 
 # Chat
@@ -145,7 +148,7 @@ def test_what_is_wrong_inside_the_body_is_the_refusal_of_that_request_alone() ->
         pytest.param({"temperature": 0.5, "top_p": 0.9, "seed": 4}, {"temperature": 0.5, "top_p": 0.9, "seed": 4}, {}),
         pytest.param({"stop": "END"}, {"stop": ["END"]}, {}, id="one stop"),
         pytest.param({"stop": ["a", "b"]}, {"stop": ["a", "b"]}, {}, id="two stops"),
-        pytest.param({"stop": []}, {}, {}, id="no stop"),
+        pytest.param({"stop": []}, {"stop": []}, {}, id="no stop, whatever the batch's parameters say"),
         pytest.param({"n": 1}, {"n": 1}, {}, id="one choice"),
         pytest.param({"n": 2}, {"n": 2, "temperature": 1}, {}, id="choices differ by sampling"),
         pytest.param({"n": 2, "temperature": 0.2}, {"n": 2, "temperature": 0.2}, {}, id="at the given temperature"),
@@ -156,9 +159,11 @@ def test_what_is_wrong_inside_the_body_is_the_refusal_of_that_request_alone() ->
         pytest.param({"logprobs": True}, {"top_logprobs": 0}, {"top_logprobs": "logprobs"}, id="logprobs"),
         pytest.param({"logprobs": True, "top_logprobs": 3}, {"top_logprobs": 3}, {}, id="top_logprobs"),
         pytest.param({"top_logprobs": 3, "logprobs": True}, {"top_logprobs": 3}, {}, id="in any order"),
-        pytest.param({"logprobs": False}, {}, {}, id="no logprobs"),
+        pytest.param({"logprobs": False}, {"top_logprobs": None}, {}, id="no logprobs, whatever the batch says"),
         pytest.param({"top_logprobs": 0}, {}, {}, id="no top_logprobs"),
-        pytest.param({"response_format": {"type": "text"}}, {}, {}, id="text"),
+        pytest.param(
+            {"response_format": {"type": "text"}}, {"json_schema": None}, {}, id="text, whatever the batch says"
+        ),
         pytest.param(
             {"response_format": {"type": "json_object"}},
             {"json_schema": '{"type":"object"}'},
@@ -178,7 +183,7 @@ def test_a_chat_asks_for(fields: dict[str, Any], params: dict[str, Any], aliases
     found = read_body(Endpoint.CHAT, request(**fields))
 
     assert found.body["messages"] == HI
-    assert (found.params, found.aliases) == (params, aliases)
+    assert (found.wanted({}), found.aliases) == (params, aliases)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +291,24 @@ def test_a_null_is_the_same_as_leaving_the_field_out() -> None:
 )
 def test_what_cannot_be_honoured_names_the_parameter(fields: dict[str, Any], expected: tuple[str, str]) -> None:
     assert refused(Endpoint.CHAT, request(**fields)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "documented"),
+    [
+        pytest.param(Endpoint.CHAT, ChatParams, id="chat"),
+        pytest.param(Endpoint.COMPLETIONS, CompletionParams, id="completions"),
+        pytest.param(Endpoint.EMBEDDINGS, EmbeddingCreateParams, id="embeddings"),
+    ],
+)
+def test_every_field_that_the_sdk_documents_is_known(endpoint: Endpoint, documented: type) -> None:
+    for name in get_type_hints(documented):
+        for strange in ({"strange": 1}, "strange", [1], 0.5, True):
+            try:
+                read_body(endpoint, request(endpoint, **{name: strange}))
+            except Refused as refused:
+                assert {(each.param or "").split("[")[0].split(".")[0] for each in refused.problems} == {name}
+                assert "unknown_parameter" not in {each.code for each in refused.problems if each.param == name}
 
 
 def test_a_typing_error_is_answered_with_the_right_name() -> None:
@@ -402,7 +425,7 @@ def test_a_body_that_is_no_object_is_refused(endpoint: Endpoint, value: object) 
     ],
 )
 def test_a_completion_asks_for(fields: dict[str, Any], params: dict[str, Any]) -> None:
-    assert read_body(Endpoint.COMPLETIONS, request(Endpoint.COMPLETIONS, **fields)).params == params
+    assert read_body(Endpoint.COMPLETIONS, request(Endpoint.COMPLETIONS, **fields)).wanted({}) == params
 
 
 @pytest.mark.parametrize(
@@ -683,10 +706,27 @@ def test_a_chat_answer_is_the_sdks_to_the_letter() -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+        "usage": {
+            "prompt_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens": 2,
+            "total_tokens": 7,
+        },
         "system_fingerprint": None,
     }
     assert not list(strange(ChatCompletion.model_validate(answer, strict=True)))
+
+
+def test_an_answer_made_for_an_equal_request_says_what_it_took_as_cached() -> None:
+    twin = replace(
+        row(Endpoint.CHAT, HALLO), input_tokens=0, output_tokens=0, reused_input_tokens=5, reused_output_tokens=2
+    )
+
+    usage = sent(Endpoint.CHAT, twin)["usage"]
+
+    assert usage.pop("prompt_tokens_details") == {"cached_tokens": 5}
+    assert usage == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert sent(Endpoint.EMBEDDINGS, replace(twin, output=EMBEDDED))["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
 
 
 def test_several_choices_are_numbered() -> None:
@@ -714,10 +754,15 @@ def test_logprobs_of_a_chat_are_the_sdks() -> None:
     assert not list(strange(parsed))
 
 
-def test_logprobs_that_nobody_asked_for_are_not_told() -> None:
-    answer = sent(Endpoint.CHAT, row(Endpoint.CHAT, HALLO | {"logprobs": LOGPROBS}))
+def test_logprobs_that_only_the_batch_asked_for_are_told_unless_the_request_refuses_them() -> None:
+    output = HALLO | {"logprobs": LOGPROBS}
 
-    assert answer["choices"][0]["logprobs"] is None
+    [told] = sent(Endpoint.CHAT, row(Endpoint.CHAT, output))["choices"]
+    [refused] = sent(Endpoint.CHAT, row(Endpoint.CHAT, output, logprobs=False))["choices"]
+    [none] = sent(Endpoint.CHAT, row(Endpoint.CHAT, HALLO))["choices"]
+
+    assert len(told["logprobs"]["content"]) == 2
+    assert refused["logprobs"] is None and none["logprobs"] is None
 
 
 def test_a_completion_answer_is_the_sdks_to_the_letter() -> None:
@@ -779,7 +824,12 @@ def test_our_answers_are_as_documented(endpoint: Endpoint, prefix: str, kind: st
             {"index": 0, "text": "Hallo", "finish_reason": "stop", "score": -0.5},
             {"index": 1, "text": "b", "finish_reason": "length", "truncated_tokens": 4},
         ],
-        "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
+        "usage": {
+            "input_tokens": 5,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 2,
+            "total_tokens": 7,
+        },
     }
     assert sent(endpoint, row(endpoint, HALLO))["data"] == [{"index": 0} | HALLO]
 
@@ -868,9 +918,34 @@ def test_a_failure_has_the_status_its_code_calls_for(
     assert found.error["message"]
 
 
+def test_a_schema_that_the_model_cannot_be_held_to_is_named_as_the_client_named_it() -> None:
+    asked = row(Endpoint.CHAT, HALLO, response_format={"type": "json_object"})
+    found = failure(
+        replace(
+            asked,
+            status="failed",
+            output=None,
+            error_code="invalid_value",
+            error_message="json_schema cannot be used: it is too large",
+            error_param="json_schema",
+        )
+    )
+
+    assert found.error["param"] == "response_format"
+    assert found.error["message"] == "response_format cannot be used: it is too large"
+    many = replace(failed("too_many_logprobs", param="top_logprobs"), input=completion(logprobs=5).body)
+    assert failure(many).error["param"] == "logprobs"
+
+
+def completion(**fields: Any) -> Input:
+    return read_body(Endpoint.COMPLETIONS, request(Endpoint.COMPLETIONS, **fields))
+
+
 def written(row: ResultRow) -> dict[str, Any]:
     content = OpenAILines(Endpoint.CHAT, JOB).line(row)
     assert content.endswith(b"}\n") and content.count(b"\n") == 1
+    # By this the OpenAI client, and many a script, tell lines apart.
+    assert len(content.decode().splitlines()) == 1
     value: dict[str, Any] = json.loads(content)
     assert list(value) == ["id", "custom_id", "response", "error"]
     assert (value["id"], value["custom_id"]) == (f"batch_req_{REST}_7", "a")
@@ -887,6 +962,14 @@ def test_an_output_line_has_its_four_keys_and_the_answer() -> None:
     assert value["response"]["status_code"] == 200
     assert len(bytes.fromhex(value["response"]["request_id"])) == 16
     assert value["response"]["body"] == sent(Endpoint.CHAT, done)
+
+
+def test_a_line_is_one_line_to_everybody() -> None:
+    said = "a\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029z"
+
+    value = written(row(Endpoint.CHAT, HALLO | {"text": said}))
+
+    assert value["response"]["body"]["choices"][0]["message"]["content"] == said
 
 
 def test_a_failed_request_is_a_response_and_not_an_error() -> None:

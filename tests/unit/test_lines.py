@@ -6,9 +6,22 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from db.lines import CSVLines, JSONLines, LineWriter, ResultRow, TextLines, added_columns, on_one_line, writer_for
+from db.lines import (
+    CSVLines,
+    JSONLines,
+    LineWriter,
+    ResultRow,
+    TextLines,
+    added_columns,
+    json_line,
+    on_one_line,
+    writer_for,
+)
 
 ROW = ResultRow(
     index=4,
@@ -33,6 +46,14 @@ def with_text(text: str) -> ResultRow:
 def cells(writer: LineWriter, *rows: ResultRow, delimiter: str = ",") -> list[list[str]]:
     content = writer.header() + b"".join(writer.line(row) for row in rows)
     return list(csv.reader(io.StringIO(content.decode(), newline=""), delimiter=delimiter, strict=True))
+
+
+@given(st.text())
+def test_json_is_one_line_to_everybody_and_says_the_same(text: str) -> None:
+    line = json_line(msgspec.json.encode(text))
+
+    assert line.decode().splitlines(keepends=True) == [line.decode()]
+    assert json.loads(line) == text
 
 
 @pytest.mark.parametrize(

@@ -150,14 +150,16 @@ def test_metadata_and_link_local_addresses_are_refused_even_where_private_ones_a
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("http://hooks.example/", "must begin with https"),
+        ("http://hooks.example/", "must begin with https://, unless BUSHEL_WEBHOOK_PRIVATE_ADDRESSES is set"),
         ("ftp://hooks.example/", "must begin with https"),
         ("file:///etc/passwd", "must begin with https"),
         ("https:///path", "must name a host"),
         ("https://user:secret@hooks.example/", "user name or password"),
         ("https://user@hooks.example/", "user name or password"),
         ("https://hooks.example/#part", "fragment"),
-        ("https://localhost/", "this machine"),
+        ("https://localhost/", "this machine; nothing is sent there, unless BUSHEL_WEBHOOK_PRIVATE_ADDRESSES"),
+        ("https://10.0.0.8/", "where nothing is sent, unless BUSHEL_WEBHOOK_PRIVATE_ADDRESSES is set on the server"),
+        ("https://169.254.169.254/", "where nothing is sent$"),
         ("https://LOCALHOST./", "this machine"),
         ("https://a.localhost/", "this machine"),
         ("https://hooks.example:0/", "port"),

@@ -10,7 +10,7 @@ from db.chunks import Claim, ClaimedItem
 from db.recording import NewResult
 from db.states import Outcome
 from models.spec import EngineKind, ModelSpec, Task
-from workers.engines.base import BadParam, Encoded, Engine, Generation, Params, Prompt, TokenLogprob
+from workers.engines.base import BadParam, Encoded, Engine, Generation, Limits, Params, Prompt, TokenLogprob
 from workers.engines.echo import EchoEngine
 from workers.isolation import Fault
 from workers.outputs import output_of
@@ -92,7 +92,16 @@ def test_one_prompt_that_is_too_long_refuses_its_item_alone() -> None:
     results = generated(made)
 
     assert [(result.idx, result.error_code) for result in results] == [(0, "input_too_long"), (1, None)]
-    assert "has 5 tokens, the model takes 4" in str(results[0].error_message)
+    assert "has 5 tokens, the model takes 4; shorten it or submit" in str(results[0].error_message)
+
+
+def test_where_input_and_output_share_their_room_both_are_told() -> None:
+    engine = EchoEngine(CHAT)
+    engine._limits = Limits(4, 3, shared_context=True)
+
+    [result] = generated(work({"text": "one two three four five"}, engine=engine))
+
+    assert "the model takes 4 beside the 3 that the output may have" in str(result.error_message)
 
 
 def test_what_was_cut_is_told_of_each_choice_and_of_all_together_once() -> None:
@@ -139,7 +148,8 @@ def test_twins_cost_nothing() -> None:
     first, twin = generated(work({"text": "a b"}, 0))
 
     assert (first.input_tokens, twin.input_tokens, twin.output_tokens) == (2, 0, 0)
-    assert twin.output == first.output
+    assert first.output is not None and "reused" not in first.output
+    assert twin.output == first.output | {"reused": {"input_tokens": 2, "output_tokens": 2}}
 
 
 def test_one_output_that_was_cut_makes_the_item_one_that_was() -> None:
@@ -165,6 +175,24 @@ def test_odds_are_stored_token_by_token() -> None:
             "top": [{"token": "b", "bytes": [98], "logprob": -1.5}],
         }
     ]
+
+
+def test_an_item_that_asks_for_more_odds_than_memory_holds_is_refused_alone() -> None:
+    """One request could else take gigabytes of a worker, and of whoever reads its result."""
+    params = Params(max_new_tokens=4_096, top_logprobs=20)
+    items = [ClaimedItem(0, {"texts": ["a"] * 30}, None), ClaimedItem(1, {"texts": ["a"]}, None)]
+    made = Work(Claim(1, 1, "job", "m", {"n": 16}, "error", 2, 1, 0), EchoEngine(CHAT), params, items)
+    encode(made)
+
+    refused, served = generated(made)
+
+    assert (refused.outcome, refused.error_code, refused.error_param) == (
+        Outcome.FAILED,
+        "too_many_logprobs",
+        "top_logprobs",
+    )
+    assert "480 outputs of up to 1,024 tokens" in str(refused.error_message)
+    assert served.outcome is Outcome.SUCCEEDED and len(made.encoded) == 16
 
 
 @pytest.mark.parametrize("is_list", [False, True])

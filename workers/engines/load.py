@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from models.params import NUMBERS
 from models.spec import EngineKind, ModelSpec, Task
 from workers.engines.base import Engine, EngineError, ModelUnavailable, Params
 from workers.engines.files import find_files
@@ -24,6 +25,7 @@ WANTED = (
     "README.md",
 )
 LAYER = re.compile(r"\d+_\w+/config\.json")
+_FLOATS = frozenset(name for name, rule in NUMBERS.items() if not rule.is_int)
 
 
 def open_engine(spec: ModelSpec, cache: Path, device: str | None = None, *, recalibrate: bool = False) -> Engine:
@@ -104,6 +106,8 @@ def decoding_params(clean: Mapping[str, Any]) -> Params:
     """
     values: dict[str, Any] = {name: value for name, value in clean.items() if name != "n"}
     values["stop"] = tuple(values.get("stop", ()))
+    # 1 is as good as 1.0 in JSON, but not to transformers.
+    values.update({name: float(values[name]) for name in _FLOATS & values.keys()})
     return Params(**values)
 
 
