@@ -73,11 +73,20 @@ def unsupported(name: str, message: str, hint: str = "leave it out") -> Problem:
     return Problem("unsupported_parameter", message, hint, param=name)
 
 
+# What people look for here and stands in another place.
+_ELSEWHERE = {
+    "bushel": "it belongs to a whole batch, beside input_file_id",
+    "on_error": "it belongs to a whole batch, inside its `bushel` object",
+    "long_input": "it belongs to a whole batch, inside its `bushel` object",
+    "completion_window": "it belongs to a whole batch, beside input_file_id",
+}
+
+
 def unknown(name: str, known: Collection[str], within: str = "") -> Problem:
     """`within` is the path of the object that the field is in, with a dot at its end."""
     short = name[:_MAX_SHOWN_NAME]
     near = _near(short, tuple(known))
-    hint = f"did you mean {near}?" if near else "leave it out"
+    hint = _ELSEWHERE.get(short) or (f"did you mean {near}?" if near else "leave it out")
     return Problem("unknown_parameter", f"{within}{short} is not a parameter here", hint, param=within + short)
 
 
@@ -89,7 +98,7 @@ def unknown_keys(value: Mapping[str, object], known: Collection[str], within: st
 # A file that is wrong is mostly wrong in the same way on every line, and looking for what is near takes long.
 @lru_cache(maxsize=1024)
 def _near(name: str, known: tuple[str, ...]) -> str | None:
-    found = difflib.get_close_matches(name, known, n=1)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     return found[0] if found else None
 
 

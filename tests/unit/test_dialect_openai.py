@@ -318,6 +318,13 @@ def test_a_typing_error_is_answered_with_the_right_name() -> None:
     assert caught.value.problems[0].hint == "did you mean max_tokens?"
 
 
+def test_what_belongs_to_a_batch_is_sent_there() -> None:
+    with pytest.raises(Refused) as caught:
+        read_body(Endpoint.CHAT, request(bushel={"long_input": "truncate"}))
+
+    assert caught.value.problems[0].hint == "it belongs to a whole batch, beside input_file_id"
+
+
 def test_the_same_limit_under_both_names_is_no_contradiction() -> None:
     assert read_body(Endpoint.CHAT, request(max_tokens=9, max_completion_tokens=9)).params == {"max_new_tokens": 9}
 
