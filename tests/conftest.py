@@ -57,6 +57,8 @@ description = "Says what it is told."
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server whose template database has the whole schema. It forgets on power loss, for speed."""
     careless = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+    # Its workers belong to a superuser, and a database cannot be dropped while one of them is at it.
+    careless["autovacuum"] = "off"
     with Postgres(tmp_path_factory.mktemp("postgres"), settings=careless) as server:
         _administer(server.url, f"CREATE DATABASE {_TEMPLATE}")
         migrations.upgrade(_named(server.url, _TEMPLATE))
