@@ -35,7 +35,7 @@ up: install ## Run the one-machine stack in the foreground (Ctrl-C stops it)
 	$(BIN)/bushel up
 
 test: install ## Run the whole test suite, fast parts first
-	$(BIN)/pytest tests/unit tests/db tests/api tests/engines tests/cli tests/stack tests/conformance
+	$(BIN)/pytest tests/unit tests/db tests/api tests/engines tests/training tests/cli tests/stack tests/conformance
 
 test-fast: install ## Run the tests that start no stack
 	$(BIN)/pytest tests/unit tests/db tests/api

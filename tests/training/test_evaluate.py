@@ -1,0 +1,256 @@
+"""Reference files, models on the command line, and whole evaluations of tiny models."""
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.registry import BUILTIN, load
+from models.spec import EngineKind, ModelSpec, Task
+from tests import models as tiny
+from training.contenders import BadContender, contenders
+from training.evaluate import BadRequest, main, plan
+from training.perplexity import measure
+from training.references import BadReferences, Item, read
+from training.trial import Trial, TrialFailed
+from workers.engines.base import Limits, Params
+
+SETTINGS = "options.inter_threads=1,options.intra_threads=1,options.batch_tokens=512"
+REGISTRY = load([BUILTIN])
+DRAFT = "tatoeba-en-de-draft"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.make_marian(folder / "marian")
+    tiny.make_bart(folder / "bart")
+    tiny.make_causal(folder / "llama")
+    return folder
+
+
+# Reference files.
+
+
+def test_a_table_has_one_reference_or_several(tmp_path: Path) -> None:
+    path = tmp_path / "data.tsv.gz"
+    path.write_bytes(gzip.compress(b"one\teins\nyou\tdu\tSie\nlast\tletzte\t\n"))
+
+    assert read(path) == [Item("one", ("eins",)), Item("you", ("du", "Sie")), Item("last", ("letzte",))]
+    assert read(path, limit=1) == [Item("one", ("eins",))]
+    assert read(path, source="1", references=["0"])[1] == Item("du", ("you",))
+
+
+def test_json_lines_by_their_keys(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl.xz"
+    path.write_bytes(lzma.compress(b'{"title": "T", "abstract": "A", "others": ["U", "V"]}\n'))
+
+    assert read(path, source="abstract", references=["title", "others"]) == [Item("A", ("T", "U", "V"))]
+    # No reference: a text to be scored.
+    assert read(path, source="abstract") == [Item("A")]
+    with pytest.raises(BadReferences, match=r"name the source's key\. It has: title, abstract, others"):
+        read(path)
+
+
+def test_parallel_texts(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("en.txt", "de.txt", "de2.txt.gz")]
+    paths[0].write_text("one\u2028line\ntwo\n", "utf-8")
+    paths[1].write_text("eine\nzwei\n", "utf-8")
+    paths[2].write_bytes(gzip.compress(b"a\nb\n"))
+
+    found = read(paths[0], parallel=paths[1:])
+
+    assert found == [Item("one\u2028line", ("eine", "a")), Item("two", ("zwei", "b"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        pytest.param("a.tsv", b"a\tb\nc\n", [":2: has 1 columns"], id="too few columns"),
+        pytest.param("a.tsv", b"\tb\nc\t\n", [":1: column 0", ":2: column 1"], id="empty cells, both told"),
+        pytest.param("a.tsv", b"a\tb\n\xff\tb\n", [":2: is not UTF-8"], id="not UTF-8"),
+        pytest.param("a.jsonl", b'{"text": "a"}\n{"text\n', [":2: is not JSON"], id="not JSON"),
+        pytest.param("a.jsonl", b'{"text": 3}\n[]\n', [":1: 'text' is 3", ":2: is not a JSON object"], id="types"),
+        pytest.param("a.jsonl", b'{"text": "a", "reference": []}\n', [":1: 'reference' is []"], id="no references"),
+        pytest.param("a.tsv.gz", gzip.compress(b"a\tb\n" * 9)[:-9], ["cannot be read on"], id="broken off"),
+        pytest.param("a.tsv.xz", b"a\tb\n", [":1: cannot be read on"], id="not compressed"),
+        pytest.param("a.tsv", b"", ["has no lines"], id="empty file"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, name: str, content: bytes, expected: list[str]) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    # A column is named, as a table of one column is a list of texts otherwise.
+    with pytest.raises(BadReferences) as caught:
+        read(path, references=["1"] if ".tsv" in name else [])
+
+    assert len(caught.value.problems) == len(expected)
+    for problem, part in zip(caught.value.problems, expected, strict=True):
+        assert part in problem and str(path) in problem
+
+
+def test_texts_of_different_lengths_are_not_parallel(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1\n2\n")
+    (tmp_path / "b").write_text("1\n")
+
+    with pytest.raises(BadReferences, match=r"has 1 lines, but .* has 2"):
+        read(tmp_path / "a", parallel=[tmp_path / "b"])
+    with pytest.raises(BadReferences, match="does not exist"):
+        read(tmp_path / "a", parallel=[tmp_path / "c"])
+
+
+# Models on the command line.
+
+
+def test_a_model_can_be_compared_with_itself_changed() -> None:
+    plain, full = contenders(
+        [DRAFT, f"full={DRAFT},quantization=float32,defaults.num_beams=1,target_languages=de"], REGISTRY
+    )
+
+    assert (plain.quantization, full.quantization) == ("int8", "float32")
+    assert (full.name, full.source, full.defaults["num_beams"]) == ("full", plain.source, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["nobody"], "nobody", id="unknown"),
+        pytest.param(["a=nowhere"], "neither a folder nor a model", id="no folder"),
+        pytest.param([DRAFT, DRAFT], "named twice", id="twice"),
+        pytest.param([f"a={DRAFT},quantization=int3"], "quantization", id="no such quantization"),
+        pytest.param([f"a={DRAFT},sorce=x"], "did you mean source", id="misspelt key"),
+        pytest.param([f"a={DRAFT},fast"], "KEY=VALUE", id="no value"),
+        pytest.param(["a=."], "give --task", id="a folder's task"),
+    ],
+)
+def test_models_that_cannot_be_compared(words: list[str], expected: str) -> None:
+    with pytest.raises(BadContender, match=expected):
+        contenders(words, REGISTRY)
+
+
+def test_a_plan_refuses_what_cannot_be() -> None:
+    specs, items = contenders([DRAFT], REGISTRY), [Item("a", ("b",))]
+
+    with pytest.raises(BadRequest, match="num_beems"):
+        plan(specs, items, params={"num_beems": 4})
+    with pytest.raises(BadRequest, match="'full' is not among the models"):
+        plan(specs, items, twins=["full"])
+    with pytest.raises(BadRequest, match="baseline"):
+        plan(specs, items, baseline="other")
+
+
+# Tiny models.
+
+
+@pytest.mark.parametrize("kind", ["marian", "bart", "llama"])
+def test_both_engines_are_as_surprised_by_a_text(folder: Path, tmp_path: Path, kind: str) -> None:
+    items = [Item(text, (reference,)) for text, reference in zip(tiny.CORPUS[:3], tiny.CORPUS[3:], strict=True)]
+    task = {"marian": Task.TRANSLATION, "bart": Task.SUMMARIZATION, "llama": Task.GENERATION}[kind]
+    limits, spec = Limits(64, 63), ModelSpec(kind, task, folder / kind, quantization="float32")
+    reference = ModelSpec(kind, task, folder / kind, EngineKind.TRANSFORMERS, quantization="float32")
+
+    for some in (items, [Item(item.source) for item in items]):
+        found = measure(spec, tmp_path, limits, Params(), some, "cpu")
+        expected = measure(reference, tmp_path, limits, Params(), some, "cpu")
+
+        assert found.tokens == expected.tokens > 0
+        assert found.nats == pytest.approx(expected.nats, rel=1e-4)
+
+
+def test_a_text_that_is_too_long_is_cut_and_counted(folder: Path, tmp_path: Path) -> None:
+    spec = ModelSpec("llama", Task.GENERATION, folder / "llama", EngineKind.TRANSFORMERS)
+
+    found = measure(spec, tmp_path, Limits(20, 19, True), Params(), [Item("word " * 60), Item("word")], "cpu")
+
+    assert found.cut == 1
+    assert found.bits_per_byte is not None
+
+
+def test_translators_are_evaluated_in_one_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data.tsv", tmp_path / "out"
+    data.write_text("".join(f"{text}\t{text}\tor so\n" for text in tiny.CORPUS), "utf-8")
+    multi = f"source_languages=en,target_languages=deu+fra,prefix=>>{{target_lang}}<< ,{SETTINGS}"
+    models = [f"fast={folder}/marian,quantization=int8,{multi}", f"full={folder}/marian,quantization=float32,{multi}"]
+
+    status = main([
+        "--models", *models, "--task", "translation", "--data", str(data), "--out", str(out), "--twin", "full",
+        "--param", "target_lang=fra", "max_new_tokens=12", "--rounds", "2", "--samples", "100",
+        "--cache", str(tmp_path / "cache"), "--device", "cpu",
+    ])  # fmt: skip
+
+    assert status == 0
+    found = json.loads((out / "report.json").read_text("utf-8"))
+    fast, full = found["findings"]
+    assert [fast["name"], full["name"]] == ["fast", "full"]
+    assert (fast["twin"], full["twin"]) == ("full", None)
+    assert 0 <= fast["agreement"]["same"] <= 1
+    assert fast["engine_bytes"] < full["engine_bytes"]
+    assert fast["peak_bytes"] > 10_000_000
+    assert len(fast["speed"]["seconds"]) == 2
+    assert set(fast["scores"]) == {"bleu", "chrf", "rouge1", "rouge2", "rougeL"}
+    assert fast["perplexity"]["tokens"] == full["perplexity"]["tokens"]
+    assert {(each["model"], each["other"]) for each in found["compared"]} == {("fast", "full"), ("full", "fast")}
+    rows = [json.loads(line) for line in (out / "outputs" / "full.jsonl").read_text("utf-8").splitlines()]
+    assert [row["source"] for row in rows] == list(tiny.CORPUS)
+    assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    picture = (out / "frontier.svg").read_text("utf-8")
+    assert ">fast<" in picture and ">full<" in picture
+    assert str(data) in json.loads((out / "record.json").read_text("utf-8"))["data"]
+    assert (out / "report.md").read_text("utf-8").strip() == capsys.readouterr().out.strip()
+
+
+def test_a_causal_model_is_held_against_a_3_gram_baseline(folder: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in tiny.CORPUS), "utf-8")
+
+    status = main([
+        "--models", f"llama={folder}/llama,engine=transformers", "--task", "generation", "--data", str(data),
+        "--out", str(out), "--ngrams", str(data), "--rounds", "1", "--param", "max_new_tokens=4",
+        "--cache", str(tmp_path / "cache"), "--device", "cpu",
+    ])  # fmt: skip
+
+    assert status == 0
+    [found] = json.loads((out / "report.json").read_text("utf-8"))["findings"]
+    assert found["scores"] == {}
+    # Random weights know nothing; the baseline has read these very texts.
+    assert found["baseline"]["perplexity"] < found["perplexity"]["perplexity"]
+    assert found["baseline"]["tokens"] == found["perplexity"]["tokens"]
+    assert (out / "frontier.svg").is_file()
+
+
+def test_bad_input_ends_with_its_lines_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.tsv"
+    data.write_text("fine\tgut\nbad\t\n", "utf-8")
+
+    status = main(["--models", DRAFT, "--data", str(data), "--out", str(tmp_path / "out")])
+
+    assert status == 2
+    assert f"{data}:2: column 1, the reference, is empty" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_does_not_load_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    data = tmp_path / "data.tsv"
+    data.write_text("fine\tgut\n", "utf-8")
+    words = ["--models", f"broken={tmp_path}/empty", "--task", "translation", "--data", str(data)]
+
+    status = main([*words, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")])
+
+    assert status == 1
+    assert "model broken: " in capsys.readouterr().err
+
+
+def test_a_model_whose_process_dies_is_named(tmp_path: Path) -> None:
+    spec = ModelSpec("doomed", Task.TRANSLATION, tmp_path, EngineKind.ECHO)
+
+    with Trial(spec, tmp_path, Params()) as trial:
+        trial.load()
+        trial._process.kill()
+        with pytest.raises(TrialFailed, match="model doomed: its process ended with status -9"):
+            trial.run(["text"])

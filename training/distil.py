@@ -1,0 +1,250 @@
+"""Teach a small model what a large one says: the teacher's outputs become the targets (Kim and Rush 2016).
+
+    python -m training.distil RECIPE.toml --data FOLDER --out FOLDER --model NAME [--url URL] [--beams 4]
+                              [--student FOLDER] [--references] [--keep 0.9] [--teacher FOLDER]
+
+The teacher is a model of a running Bushel (`bushel up`), which is given the sources of the recipe's training files as
+jobs; the key is found as the `bushel` command finds it. What it answers is kept in OUT/pairs, and asked for once: the
+same command goes on with a job that runs, and with a training that was stopped.
+
+A recipe of kind marian makes a student from nothing. One of kind finetune needs --student, which training.students
+makes; with `kl` in the recipe it learns word by word as well, from the teacher's folder, named by --teacher.
+"""
+
+import argparse
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from cli.access import Target
+from cli.client import Client
+from cli.errors import CLIError, Refused
+from cli.wire import Job
+from training.loop import Run
+from training.pairs import Part
+from training.progress import progress
+from training.recipe import CausalRecipe, FinetuneRecipe, Recipe, load
+from training.train import add_running, begin, task_of
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a teacher is asked for."""
+
+    model: str
+    task: str = "translation"
+    params: Mapping[str, object] = field(default_factory=dict)
+
+
+class Lessons:
+    """The teacher's answers for each training file: asked for as jobs of a running Bushel, and kept in a folder."""
+
+    def __init__(self, client: Client, asked: Asked, folder: Path) -> None:
+        self._client, self._asked, self._folder = client, asked, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def of(self, number: int, part: Part, data: Path, limit: int | None = None) -> Path:
+        """Pairs as JSON lines: `source`, `target` (the teacher's), `reference`, `score` (its mean log-probability).
+
+        Each source is there once, and those that the teacher failed at are not.
+        """
+        references: dict[str, str] = {}
+        for pair in part.read(data):
+            references.setdefault(pair.source, pair.target)
+            if limit is not None and len(references) == limit:
+                break
+        wanted = self._wanted(part, list(references))
+        stem = f"{number}-{Path(part.file).name.split('.jsonl')[0].split('.tsv')[0]}"
+        pairs, note = self._folder / f"{stem}.jsonl.gz", self._folder / f"{stem}.json"
+        known: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.exists() else {}
+        if known.get("wanted") != wanted:
+            pairs.unlink(missing_ok=True)
+            known = {"wanted": wanted, "job": None}
+        if pairs.exists():
+            return pairs
+        if known["job"] is None or not self._may_go_on(known["job"]):
+            known["job"] = self._submit(wanted, list(references)).id
+            _write_whole(note, json.dumps(known, indent=1) + "\n")
+        job = self._ended(known["job"], len(references))
+        known |= self._save(job, references, pairs)
+        _write_whole(note, json.dumps(known, indent=1) + "\n")
+        return pairs
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What was asked for, and what came of it."""
+        return [json.loads(path.read_text("utf-8")) for path in sorted(self._folder.glob("*.json"))]
+
+    def _wanted(self, part: Part, sources: Sequence[str]) -> dict[str, Any]:
+        languages = {"source_lang": part.source_lang, "target_lang": part.target_lang}
+        params = {**self._asked.params, **{name: value for name, value in languages.items() if value is not None}}
+        said = hashlib.sha256("\0".join(sources).encode()).hexdigest()
+        return {
+            "model": self._asked.model,
+            "task": self._asked.task,
+            "params": params,
+            "sources": len(sources),
+            "sha256": said,
+        }
+
+    def _submit(self, wanted: Mapping[str, Any], sources: Sequence[str]) -> Job:
+        with tempfile.TemporaryFile() as file:
+            for number, text in enumerate(sources):
+                file.write((json.dumps({"custom_id": str(number), "text": text}, ensure_ascii=False) + "\n").encode())
+            stored = self._client.upload(cast(BinaryIO, file), "sources.jsonl")
+        return self._client.create_job(
+            {
+                **{key: wanted[key] for key in ("model", "task", "params")},
+                "input_file_id": stored.id,
+                "format": {"type": "jsonl"},
+                # A teacher may be at it for days; who cannot wait cancels the job.
+                "completion_window": None,
+                "long_input": "truncate",
+                "metadata": {"for": "distillation"},
+            }
+        )
+
+    def _may_go_on(self, job_id: str) -> bool:
+        """Whether a job that was begun will have, or has, what is wanted."""
+        try:
+            job = self._client.job(job_id)
+        except Refused as exc:
+            if exc.status == 404:
+                return False
+            raise
+        return not job.is_final or job.status == "completed"
+
+    def _ended(self, job_id: str, total: int) -> Job:
+        for _ in progress(self._finished(job_id), total, f"the teacher's answers ({job_id})"):
+            pass
+        job = self._client.job(job_id)
+        if job.status != "completed":
+            said = "; ".join(map(str, job.problems[:3]))
+            raise CLIError(f"{job_id} is {job.status}, so there is nothing to learn" + (f": {said}" if said else ""))
+        return job
+
+    def _finished(self, job_id: str) -> Iterator[None]:
+        """Something for every item, once it is finished."""
+        done = 0
+        while True:
+            job = self._client.job(job_id)
+            yield from (None for _ in range(done, job.counts.finished))
+            done = max(done, job.counts.finished)
+            if job.is_final:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _save(self, job: Job, references: Mapping[str, str], pairs: Path) -> dict[str, object]:
+        rows = list(references.items())
+        written = 0
+        unfinished = pairs.with_name(f".{pairs.name}")
+        with gzip.open(unfinished, "wt", encoding="utf-8") as file:
+            for result, line in self._client.result_lines(job.id):
+                if result.status != "succeeded" or not (result.text or "").strip():
+                    continue
+                source, reference = rows[result.index]
+                score = json.loads(line)["output"].get("score")
+                row = {"source": source, "target": result.text, "reference": reference, "score": score}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += 1
+        os.replace(unfinished, pairs)
+        return {"pairs": written, "without": len(rows) - written, "truncated_inputs": job.truncated_inputs}
+
+
+def best(pairs: Path, keep: float) -> Path:
+    """A file beside it with the share of its pairs that the teacher is surest of, in their order."""
+    if keep >= 1:
+        return pairs
+    with gzip.open(pairs, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    if any(row["score"] is None for row in rows):
+        raise ValueError(f"{pairs} has pairs without a score; set `scores` in the teacher's registry entry")
+    ranked = sorted(range(len(rows)), key=lambda place: -rows[place]["score"])
+    kept = sorted(ranked[: max(1, round(keep * len(rows)))])
+    chosen = pairs.with_name(f"best-{keep:g}-{pairs.name}")
+    with gzip.open(chosen, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(rows[place], ensure_ascii=False) + "\n" for place in kept)
+    return chosen
+
+
+def taught(
+    recipe: Recipe | FinetuneRecipe,
+    lessons: Lessons,
+    data: Path,
+    keep: float = 1.0,
+    has_references: bool = False,
+    limit: int | None = None,
+) -> Recipe | FinetuneRecipe:
+    """The recipe with the teacher's answers in place of its training files' targets, or, if asked, beside them."""
+    parts = []
+    for number, part in enumerate(recipe.train):
+        pairs = best(lessons.of(number, part, data, limit), keep)
+        file = os.path.relpath(pairs, data)
+        parts.append(dataclasses.replace(part, file=file, source="source", target="target"))
+    return dataclasses.replace(recipe, train=(*parts, *(recipe.train if has_references else ())))
+
+
+def _write_whole(path: Path, content: str) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(content, "utf-8")
+    os.replace(unfinished, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="training.distil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are in")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="the teacher, by its name on the server")
+    parser.add_argument("--task", default="translation", choices=["translation", "summarization", "generation"])
+    parser.add_argument("--url", help="the server (default: as for the bushel command)")
+    parser.add_argument("--server-data", type=Path, help="the data folder of the `bushel up` that is the server")
+    parser.add_argument("--beams", type=int, default=4, help="width of the teacher's search")
+    parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: the model's)")
+    parser.add_argument("--limit", type=int, help="at most so many sources of each training file")
+    parser.add_argument("--keep", type=float, default=1.0, help="share of the answers to learn from, by score")
+    parser.add_argument("--references", action="store_true", help="learn from the recipe's own targets as well")
+    parser.add_argument("--student", type=Path, help="a folder to go on from, with a recipe of kind finetune")
+    parser.add_argument("--teacher", type=Path, help="the teacher's folder, for a recipe with kl")
+    parser.add_argument("--pairs-only", action="store_true", help="ask the teacher; train nothing")
+    add_running(parser)
+    asked = parser.parse_args(argv)
+    begin(asked.threads)
+    recipe = load(asked.recipe)
+    if isinstance(recipe, CausalRecipe):
+        parser.error("a recipe of texts has no sources to ask a teacher about; take one of kind finetune")
+    params: dict[str, object] = {"num_beams": asked.beams}
+    if asked.max_new_tokens is not None:
+        params["max_new_tokens"] = asked.max_new_tokens
+    try:
+        with _target(asked.url, asked.server_data).client() as client:
+            lessons = Lessons(client, Asked(asked.model, asked.task, params), asked.out / "pairs")
+            recipe = taught(recipe, lessons, asked.data, asked.keep, asked.references, asked.limit)
+        if asked.pairs_only:
+            return
+        task = task_of(recipe, asked.data, asked.out, asked.student, asked.teacher)
+    except (CLIError, ValueError) as exc:
+        parser.error(str(exc))
+    run = Run(recipe, task, asked.out, {"lessons": lessons.notes(), "keep": asked.keep})
+    if run.train(asked.minutes, asked.finish):
+        run.finish()
+
+
+def _target(url: str | None, data: Path | None) -> Target:
+    usual = Path(os.environ.get("BUSHEL_DATA") or ".bushel")
+    return Target(url, data or usual, is_data_said=data is not None)
+
+
+if __name__ == "__main__":
+    main()

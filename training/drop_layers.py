@@ -1,0 +1,96 @@
+"""Leave out whole layers of a model: smaller, faster, and in need of some training afterwards.
+
+python -m training.drop_layers MODEL OUT [--encoder N | --encoder 0,5,11] [--decoder N | --decoder 0,5]
+
+A number keeps so many layers, as far apart as can be and the first and last among them, as DistilBART does
+(Shleifer and Rush 2020, arXiv 2010.13002); places separated by commas keep those. A decoder-only model has a decoder.
+"""
+
+import argparse
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.anatomy import Stack, anatomy
+from training.folders import model_folder, open_model
+from training.making import CannotMake, making, rebuilt
+
+
+def spaced(layers: int, kept: int) -> list[int]:
+    """Places of `kept` of the layers, as far apart as can be.
+
+    >>> spaced(12, 3), spaced(6, 1), spaced(4, 4)
+    ([0, 6, 11], [0], [0, 1, 2, 3])
+    """
+    if not 1 <= kept <= layers:
+        raise CannotMake(f"{kept} of {layers} layers cannot be kept")
+    if kept == 1:
+        return [0]
+    return [(2 * place * (layers - 1) + kept - 1) // (2 * (kept - 1)) for place in range(kept)]
+
+
+def choice(said: str, layers: int) -> list[int]:
+    """The layers that the command line names: how many, or which."""
+    if "," not in said:
+        return spaced(layers, int(said))
+    places = sorted({int(place) for place in said.split(",") if place.strip()})
+    if not places or places[0] < 0 or places[-1] >= layers:
+        raise CannotMake(f"of layers 0 to {layers - 1}, {said} cannot be kept")
+    return places
+
+
+def with_layers(model: Any, kept: Mapping[str, Sequence[int]]) -> Any:
+    """A copy of the model with those layers of its stacks; stacks that are not named stay whole."""
+    stacks = {stack.name: stack for stack in anatomy(model.config).stacks}
+    if unknown := kept.keys() - stacks.keys():
+        raise CannotMake(f"the model has no {', '.join(sorted(unknown))}; it has {', '.join(stacks)}")
+    config = copy.deepcopy(model.config)
+    for name, places in kept.items():
+        setattr(config, stacks[name].count, len(places))
+        if getattr(config, "layer_types", None):
+            config.layer_types = [config.layer_types[place] for place in places]
+        if hasattr(config, "max_window_layers"):
+            config.max_window_layers = min(config.max_window_layers, len(places))
+    old = model.state_dict()
+    names = type(model)(config).state_dict().keys()
+    origins = {name: _origin(name, stacks, kept) for name in names}
+    # T5's position bias is in its first layer, whichever that is now, so it has no origin in the others.
+    weights = {name: old[origin if origin in old else name] for name, origin in origins.items()}
+    return rebuilt(model, config, weights)
+
+
+def _origin(name: str, stacks: Mapping[str, Stack], kept: Mapping[str, Sequence[int]]) -> str:
+    for side, places in kept.items():
+        prefix = stacks[side].layers + "."
+        if name.startswith(prefix):
+            place, _, rest = name.removeprefix(prefix).partition(".")
+            return f"{prefix}{places[int(place)]}.{rest}"
+    return name
+
+
+def drop_layers(source: Path, out: Path, encoder: str | None, decoder: str | None) -> None:
+    """Write the model with the chosen layers to `out`."""
+    wanted = {name: said for name, said in (("encoder", encoder), ("decoder", decoder)) if said}
+    with making(source, out, "drop_layers", wanted) as made:
+        model = open_model(source)
+        sizes = {stack.name: len(stack.of(model)) for stack in anatomy(model.config).stacks}
+        kept = {name: choice(said, sizes.get(name, 0)) for name, said in wanted.items()}
+        made.record |= {"layers": sizes, "kept": kept}
+        made.save(with_layers(model, kept))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a folder, or a name in the registry")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--encoder", help="how many layers to keep, or which: 0,2,5")
+    parser.add_argument("--decoder", help="how many layers to keep, or which: 0,2,5")
+    asked = parser.parse_args(argv)
+    if not (asked.encoder or asked.decoder):
+        parser.error("say which layers to keep")
+    drop_layers(model_folder(asked.model), asked.out, asked.encoder, asked.decoder)
+
+
+if __name__ == "__main__":
+    main()

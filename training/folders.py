@@ -1,0 +1,65 @@
+"""A model folder of any Hugging Face architecture, opened to be changed, and written again as a new one."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from models.registry import BUILTIN, load
+from models.snapshots import snapshot
+from workers.engines.files import load_weights
+from workers.engines.quiet import quietly
+
+# What the new folder has of its own, or what says something of the old weights alone.
+_NOT_COPIED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.pt",
+    "config.json",
+    "generation_config.json",
+    "record.json",
+    "README.md",
+    "recipe.py",
+    "heldout.tsv",
+)
+
+
+def model_folder(said: str, cache: Path = Path("models-cache")) -> Path:
+    """A folder, or that of a model of the built-in registry. ValueError if there is neither."""
+    if (Path(said) / "config.json").is_file():
+        return Path(said)
+    registry = load([BUILTIN])
+    found = {spec.name: spec for spec in registry.all()}.get(said)
+    folder = snapshot(found, cache) if found else None
+    if folder is None:
+        raise ValueError(f"{said} is neither a model's folder nor a registered model on this machine")
+    return folder
+
+
+def open_model(folder: Path) -> Any:
+    """The model in single precision, in evaluation mode."""
+    with quietly():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return load_weights(kind, folder, dtype=torch.float32).eval()
+
+
+def open_tokenizer(folder: Path) -> Any:
+    with quietly():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def write_model(model: Any, template: Path, folder: Path) -> None:
+    """The model in half precision, with the tokenizer's and other files of the folder it came from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with quietly():
+        # A copy of the whole, so that what is tied stays tied and is written once.
+        copy.deepcopy(model).half().save_pretrained(folder)
+    left = {path for pattern in _NOT_COPIED for path in template.glob(pattern)}
+    for path in template.iterdir():
+        if path.is_file() and path not in left:
+            shutil.copyfile(path, folder / path.name)

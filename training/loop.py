@@ -1,0 +1,241 @@
+"""The training loop that all kinds of model share: pace, checkpoints, curve, record, and the end of a run."""
+
+import hashlib
+import json
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+import transformers
+
+from training.checkpoints import Checkpoints, Progress, average
+from training.recipe import AnyRecipe, Pace
+
+logger = logging.getLogger("training")
+
+
+class Task(Protocol):
+    """What is trained, and on what. A batch is whatever the task makes of its own data."""
+
+    @property
+    def model(self) -> Any:
+        """On its device, in training mode."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The files it was read from, by the names the record gives them."""
+        ...
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """The same for the same epoch, so that a run can go on in the middle of one."""
+        ...
+
+    def loss(self, batch: Any) -> tuple[torch.Tensor, int]:
+        """The loss of a batch, and how many target tokens it has."""
+        ...
+
+    def hold(self) -> None:
+        """Put back what must not be trained; called after every gradient, step and average."""
+        ...
+
+    def scores(self) -> list[float]:
+        """One for every validation file, higher is better. The model is in evaluation mode."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model with all that its users need."""
+        ...
+
+    def facts(self) -> dict[str, object]:
+        """What the record says of the data."""
+        ...
+
+
+def rate(pace: Pace, progress: Progress) -> float:
+    """The learning rate of the next step."""
+    warm = min(1.0, (progress.step + 1) / pace.warm_up)
+    if progress.decay_from is None:
+        return pace.rate * warm
+    done = (progress.step - progress.decay_from) / pace.decay
+    return pace.rate * warm * max(0.0, 1 - math.sqrt(done))
+
+
+class Run:
+    """One training: its folder, its state, its curve."""
+
+    def __init__(
+        self, recipe: AnyRecipe, task: Task, out: Path, facts: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        """`facts` are for the record, beside those the task has."""
+        self.recipe, self.task, self.out = recipe, task, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.model = task.model
+        pace = recipe.pace
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=pace.rate, betas=(0.9, 0.98), weight_decay=pace.weight_decay, fused=True
+        )
+        self.checkpoints = Checkpoints(out / "checkpoints")
+        self.progress = self.checkpoints.load(self.model, self.optimizer) or Progress()
+        self._chance = Chance(out / "checkpoints")
+        self._chance.load(self.progress.step)
+        self._record(facts)
+
+    def train(self, minutes: float | None = None, is_finishing: bool = False) -> bool:
+        """Go on until the end of the decay, or for some minutes; whether the training has ended."""
+        pace, progress = self.recipe.pace, self.progress
+        stop_at = None if minutes is None else time.monotonic() + minutes * 60
+        for batch in self._batches():
+            if progress.decay_from is None and (is_finishing or self._is_over()):
+                progress.decay_from = progress.step
+            if progress.decay_from is not None and progress.step >= progress.decay_from + pace.decay:
+                break
+            begun = time.monotonic()
+            loss = self._step(batch)
+            progress.seconds += time.monotonic() - begun
+            if progress.step % 100 == 0:
+                speed = progress.tokens / progress.seconds
+                logger.info(
+                    "epoch %d step %d loss %.3f, %.0f target tokens/s", progress.epoch, progress.step, loss, speed
+                )
+            if progress.step % pace.checkpoint_every == 0:
+                self._keep()
+            if progress.step % pace.validate_every == 0:
+                self._validate("running")
+            if stop_at is not None and time.monotonic() > stop_at:
+                self._keep()
+                return False
+        self._keep()
+        return True
+
+    def finish(self) -> Path:
+        """Write the best of the last checkpoint and the average of the last ones; the folder they are in."""
+        scores = {"last": self._validate("last")}
+        last = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(average(self.checkpoints.steps()[-4:]))
+        self.task.hold()
+        scores["average"] = self._validate("average")
+        if scores["last"] >= scores["average"]:
+            self.model.load_state_dict(last)
+        folder = self.out / "model"
+        folder.mkdir(exist_ok=True)
+        self.task.save(folder)
+        record = json.loads((self.out / "record.json").read_text("utf-8"))
+        record |= {"steps": self.progress.step, "seconds": round(self.progress.seconds, 1), "scores": scores}
+        (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        logger.info("written to %s: %s", folder, scores)
+        return folder
+
+    def _batches(self) -> Iterator[Any]:
+        progress = self.progress
+        while True:
+            batches = self.task.batches(progress.epoch)
+            if not batches:
+                raise ValueError(f"recipe {self.recipe.name}: its training files have nothing to train on")
+            for batch in batches[progress.batch :]:
+                progress.batch += 1
+                yield batch
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _is_over(self) -> bool:
+        return (self.out / "finish").exists() or self.progress.step >= self.recipe.pace.max_steps
+
+    def _step(self, batch: Any) -> float:
+        pace = self.recipe.pace
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(pace, self.progress)
+        loss, tokens = self.task.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.task.hold()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), pace.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.hold()
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        return float(loss.detach())
+
+    def _keep(self) -> None:
+        self._chance.save(self.progress.step)
+        self.checkpoints.save(self.model, self.optimizer, self.progress)
+        self._chance.forget_before(self.progress.step)
+
+    def _validate(self, what: str) -> float:
+        """The mean score over the validation files, higher is better; a line of the curve."""
+        self.model.eval()
+        scores = self.task.scores()
+        self.model.train()
+        mean = sum(scores) / len(scores)
+        said = {"what": what, **{name: getattr(self.progress, name) for name in Progress.__slots__}, "scores": scores}
+        with (self.out / "curve.jsonl").open("a") as file:
+            file.write(json.dumps(said) + "\n")
+        logger.info("%s at step %d: %s %s", what, self.progress.step, self.recipe.metric, scores)
+        return mean
+
+    def _record(self, facts: Mapping[str, object]) -> None:
+        """Beside the curve, what made it: enough to make it again, or to see why it comes out otherwise."""
+        said = {
+            "recipe": asdict(self.recipe),
+            **self.task.facts(),
+            **facts,
+            "parameters": sum(each.numel() for each in self.model.parameters()),
+            "data": {name: hash_of(path) for name, path in sorted(self.task.files.items())},
+            "versions": versions(),
+        }
+        (self.out / "record.json").write_text(json.dumps(said, indent=1) + "\n")
+
+
+class Chance:
+    """The state of the random numbers (dropout's, above all) beside a checkpoint: without it, a run taken up again
+    would go on otherwise than an unbroken one. A checkpoint without it is taken up as well."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, step: int) -> None:
+        states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        unfinished = self._folder / "random.unfinished"
+        torch.save(states, unfinished)
+        unfinished.replace(self._path(step))
+
+    def load(self, step: int) -> None:
+        path = self._path(step)
+        if not path.exists():
+            return
+        here, *devices = torch.load(path, map_location="cpu", weights_only=True)
+        torch.set_rng_state(here)
+        # A run may be taken up on a machine with fewer devices than it began on.
+        for device, state in zip(range(torch.cuda.device_count()), devices, strict=False):
+            torch.cuda.set_rng_state(state, device)
+
+    def forget_before(self, step: int) -> None:
+        for path in self._folder.glob("random-*.pt"):
+            if path != self._path(step):
+                path.unlink()
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"random-{step:07d}.pt"
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,133 @@
+"""A model folder made from another one: written whole or not at all, with a record of what was done."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.engines.quiet import quietly
+
+# Written anew, or not true of the new model.
+NOT_COPIED = (
+    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack"),
+    *("config.json", "generation_config.json", "README.md", "record.json", "report.json", "vmap.txt"),
+    *("recipe.py", "heldout.tsv"),
+)
+PACKAGES = ("torch", "transformers", "ctranslate2", "sentencepiece", "tokenizers", "torchao")
+
+
+class CannotMake(ValueError):
+    """What was asked for cannot be made of this model; the message says why."""
+
+
+class Making:
+    """The new folder while it is being filled. `record` gathers what record.json will say."""
+
+    def __init__(self, source: Path, folder: Path, record: dict[str, Any]) -> None:
+        self.source, self.folder, self.record = source, folder, record
+
+    def save(self, model: Any) -> None:
+        """The weights, in the precision the source has them, and every other file of the source that stays true."""
+        self.record["parameters"] = parameters(model)
+        with quietly():
+            model.to(_dtype(self.source)).save_pretrained(self.folder)
+        self.copy_others()
+
+    def copy_others(self) -> None:
+        """What neither was written already nor belongs to the old model alone: the tokenizer's files, above all."""
+        for path in self.source.iterdir():
+            is_stale = any(path.match(pattern) for pattern in NOT_COPIED)
+            if path.is_file() and not is_stale and not (self.folder / path.name).exists():
+                shutil.copyfile(path, self.folder / path.name)
+
+
+@contextmanager
+def making(source: Path, out: Path, operation: str, settings: Mapping[str, object]) -> Iterator[Making]:
+    """A new folder at `out`, there only once the block has ended well; record.json says what was done.
+
+    A folder that is there already is refused, as it may be somebody's only copy.
+    """
+    if out.exists():
+        raise CannotMake(f"{out} exists already; name another folder, or remove it")
+    unfinished = out.with_name(out.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    begun = time.monotonic()
+    record: dict[str, Any] = {
+        "operation": operation,
+        "settings": dict(settings),
+        "source": {"folder": source.name, "weights": digest(source), "bytes": weight_bytes(source)},
+    }
+    try:
+        yield Making(source, unfinished, record)
+        record["result"] = {"weights": digest(unfinished), "bytes": weight_bytes(unfinished)}
+        record["versions"] = versions()
+        record["seconds"] = round(time.monotonic() - begun, 2)
+        write_json(unfinished / "record.json", record)
+        os.replace(unfinished, out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def rebuilt(model: Any, config: Any, weights: Mapping[str, torch.Tensor]) -> Any:
+    """A model of the same class with another config; `weights` are all of its own, tied ones under both names."""
+    made = type(model)(config).eval()
+    made.load_state_dict(weights)
+    made.tie_weights()
+    made.generation_config = model.generation_config
+    return made
+
+
+def parameters(model: Any) -> int:
+    """How many there are, tied ones counted once."""
+    return sum(each.numel() for each in model.parameters())
+
+
+def digest(folder: Path) -> str:
+    """One SHA-256 over the weight files."""
+    total = hashlib.sha256()
+    for path in _weights(folder):
+        total.update(file_digest(path).encode())
+    return total.hexdigest()
+
+
+def weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _weights(folder))
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("model.bin")])
+
+
+def _dtype(folder: Path) -> torch.dtype:
+    said = json.loads((folder / "config.json").read_text("utf-8"))
+    found = getattr(torch, str(said.get("dtype") or said.get("torch_dtype") or "float32"), None)
+    return found if isinstance(found, torch.dtype) else torch.float32

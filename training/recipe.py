@@ -1,0 +1,154 @@
+"""What a training run is made of, as its TOML file says: data, vocabulary, shape, pace."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.pairs import Part
+from training.texts import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Marian encoder-decoder with tied embeddings."""
+
+    d_model: int = 256
+    encoder_layers: int = 4
+    decoder_layers: int = 2
+    ffn: int = 1024
+    heads: int = 4
+    positions: int = 256
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Linear warm-up, a constant rate for as long as it takes, and a decay to nothing at the end.
+
+    So a run can be ended whenever there is no more time for it: Hägele et al. 2024 (arXiv 2405.18392) find the
+    result as good as a cosine made for that length. `batch_tokens` bounds a batch with its padding, on the longer side.
+    """
+
+    rate: float = 1e-3
+    warm_up: int = 500
+    decay: int = 1500
+    max_steps: int = 1_000_000
+    batch_tokens: int = 5000
+    label_smoothing: float = 0.1
+    clip: float = 1.0
+    checkpoint_every: int = 500
+    validate_every: int = 1000
+    patience: int = 10
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`metric`, which tells the better weights, is chrf, rouge or loss.
+
+    Pairs with more than `max_tokens` on a side are left out. With `source_tokens`, a longer source is cut instead, as
+    it will be when the model is used, and `max_tokens` is for the targets alone. The vocabulary is learned from
+    `vocabulary_pairs`, spread over all of them: from more long texts than that it is learned for hours, and no better.
+    """
+
+    name: str
+    train: tuple[Part, ...]
+    valid: tuple[Part, ...]
+    pieces: int = 8000
+    max_tokens: int = 128
+    source_tokens: int | None = None
+    vocabulary_pairs: int | None = None
+    seed: int = 1
+    metric: str = "chrf"
+    shape: Shape = field(default_factory=Shape)
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def tags(self) -> list[str]:
+        return sorted({part.tag for part in (*self.train, *self.valid) if part.tag})
+
+
+@dataclass(frozen=True, slots=True)
+class CausalShape:
+    """A Llama with tied embeddings. `context` bounds prompt and continuation together."""
+
+    d_model: int = 256
+    layers: int = 5
+    ffn: int = 704
+    heads: int = 4
+    key_value_heads: int = 4
+    context: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CausalRecipe:
+    """Texts for a model that continues them; the score is the perplexity, with a minus, as higher is better.
+
+    There is no label smoothing: what is measured is the probability of the text itself.
+    """
+
+    name: str
+    train: tuple[Source, ...]
+    valid: tuple[Source, ...]
+    pieces: int = 8000
+    seed: int = 1
+    metric: str = "perplexity"
+    shape: CausalShape = field(default_factory=CausalShape)
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneRecipe:
+    """Pairs for a model that is there already; see `Recipe` for what bounds them.
+
+    With a teacher, the loss is `(1 - kl)` of the cross-entropy and `kl` of the teacher's distribution over each word,
+    at `temperature`. A causal model gets `join` between source and target.
+    """
+
+    name: str
+    train: tuple[Part, ...]
+    valid: tuple[Part, ...]
+    max_tokens: int = 128
+    source_tokens: int | None = None
+    seed: int = 1
+    metric: str = "chrf"
+    kl: float = 0.0
+    temperature: float = 1.0
+    join: str = ""
+    pace: Pace = field(default_factory=Pace)
+
+
+AnyRecipe = Recipe | CausalRecipe | FinetuneRecipe
+
+_KINDS: dict[str, tuple[type[Any], type[Any], type[Any] | None]] = {
+    "marian": (Recipe, Part, Shape),
+    "causal": (CausalRecipe, Source, CausalShape),
+    "finetune": (FinetuneRecipe, Part, None),
+}
+
+
+def load(path: Path) -> AnyRecipe:
+    """The recipe of a file; ValueError for what it must not hold."""
+    said = tomllib.loads(path.read_text("utf-8"))
+    name = said.pop("kind", "marian")
+    if name not in _KINDS:
+        raise ValueError(f"{path}: no kind is called {name!r}; there are {', '.join(_KINDS)}")
+    kind, part, shape = _KINDS[name]
+    made: dict[str, Any] = {
+        side: tuple(_made(part, each) for each in said.pop(side, ())) for side in ("train", "valid")
+    }
+    if shape is not None:
+        made["shape"] = _made(shape, said.pop("shape", {}))
+    made["pace"] = _made(Pace, said.pop("pace", {}))
+    recipe: AnyRecipe = _made(kind, {"name": path.stem, **said, **made})
+    return recipe
+
+
+def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:
+    known = {each.name for each in dataclasses.fields(kind)}
+    if unknown := said.keys() - known:
+        raise ValueError(f"unknown in {kind.__name__.lower()}: {', '.join(sorted(unknown))}; known: {sorted(known)}")
+    return kind(**said)

@@ -1,0 +1,211 @@
+"""What an evaluation has found, as JSON for machines and as Markdown for people."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scoring.bootstrap import Difference, Interval
+from scoring.metrics import Agreement
+from training.perplexity import Perplexity
+
+NAMES: Mapping[str, str] = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "perplexity": "perplexity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A score, the interval around it, and what names it exactly."""
+
+    score: float
+    interval: Interval
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Medians over the rounds; `seconds` are those of each round."""
+
+    seconds: list[float]
+    items_per_second: float
+    input_tokens_per_second: float
+    output_tokens_per_second: float
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything about one model. Shares are from 0 to 1; `unfinished` outputs reached the limit of their length."""
+
+    name: str
+    speed: Speed
+    load_seconds: float
+    shipped_bytes: int
+    engine_bytes: int
+    peak_bytes: int
+    cut: int
+    unfinished: int
+    copied_whole: float
+    copied_words: float
+    recipe: Mapping[str, Any]
+    params: Mapping[str, Any]
+    scores: dict[str, Scored] = field(default_factory=dict)
+    length_ratio: float | None = None
+    twin: str | None = None
+    agreement: Agreement | None = None
+    perplexity: Perplexity | None = None
+    baseline: Perplexity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """`model` against `other`: the difference of each metric, above 0 where `model` is better."""
+
+    model: str
+    other: str
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One evaluation. `baseline` is whom the Markdown compares all others with; JSON has every pair."""
+
+    data: str
+    items: int
+    machine: str
+    rounds: int
+    samples: int
+    baseline: str
+    shown: tuple[str, ...]
+    findings: list[Findings]
+    compared: list[Compared]
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """`report.json` and `report.md`."""
+    paths = [folder / "report.json", folder / "report.md"]
+    content = json.dumps(_finite(asdict(report)), indent=1, ensure_ascii=False, allow_nan=False)
+    paths[0].write_text(content + "\n", "utf-8")
+    paths[1].write_text(markdown(report) + "\n", "utf-8")
+    return paths
+
+
+def markdown(report: Report) -> str:
+    """Quality, differences, speed and size, one table each, and below them how they were come by."""
+    parts = [f"# {report.items:,} items of {report.data}", _quality(report)]
+    if any(each.other == report.baseline for each in report.compared):
+        parts += [f"Against {report.baseline}:", _differences(report)]
+    if any(each.perplexity for each in report.findings):
+        parts.append(_perplexities(report))
+    parts += [_costs(report), _notes(report)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right.
+
+    >>> print(table(["what", "n"], [["items", "10"]]))
+    | what | n |
+    | :-- | --: |
+    | items | 10 |
+    """
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    # A bar in a name would be taken for the end of its cell.
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (header, rule, *rows))
+
+
+def _quality(report: Report) -> str:
+    has_twin = any(each.agreement for each in report.findings)
+    has_scores = any(each.scores for each in report.findings)
+    header = ["model", *(NAMES[name] for name in report.shown if has_scores)]
+    header += ["length", "copied whole", "copied words"] + (["same as twin", "chrF to twin"] if has_twin else [])
+    rows = []
+    for each in report.findings:
+        row = [each.name, *(_scored(each.scores[name]) for name in report.shown if has_scores)]
+        row.append("" if each.length_ratio is None else f"{each.length_ratio:.2f}")
+        row += [f"{each.copied_whole:.1%}", f"{each.copied_words:.1%}"]
+        if has_twin:
+            row += [f"{each.agreement.same:.1%}", f"{each.agreement.chrf:.1f}"] if each.agreement else ["", ""]
+        rows.append(row)
+    return table(header, rows)
+
+
+def _scored(scored: Scored) -> str:
+    return f"{scored.score:.1f} ({scored.interval.low:.1f} - {scored.interval.high:.1f})"
+
+
+def _differences(report: Report) -> str:
+    rows = [
+        [each.model, *(_difference(each.differences[name]) for name in report.shown)]
+        for each in report.compared
+        if each.other == report.baseline
+    ]
+    return table(["model", *(NAMES[name] for name in report.shown)], rows)
+
+
+def _difference(found: Difference) -> str:
+    low, high = found.interval.low, found.interval.high
+    return f"{found.difference:+.2f} ({low:+.2f} - {high:+.2f}, p = {found.p_value:.3f})"
+
+
+def _perplexities(report: Report) -> str:
+    rows = []
+    for each in report.findings:
+        for name, found in ((each.name, each.perplexity), (f"{each.name}: 3-gram baseline", each.baseline)):
+            if found is not None:
+                bits = "" if found.bits_per_byte is None else f"{found.bits_per_byte:.3f}"
+                rows.append([name, _large(found.perplexity), bits, f"{found.tokens:,}", str(found.cut)])
+    return table(["model", "perplexity", "bits/byte", "tokens", "texts cut"], rows)
+
+
+def _costs(report: Report) -> str:
+    header = ["model", "items/s", "x", "output tokens/s", "seconds (least - most)", "weights", "as run", "peak memory"]
+    header += ["cut", "unfinished"]
+    first = next(each for each in report.findings if each.name == report.baseline).speed.items_per_second
+    rows = []
+    for each in report.findings:
+        speed, seconds = each.speed, each.speed.seconds
+        row = [each.name, f"{speed.items_per_second:,.1f}", f"{speed.items_per_second / first:.2f}"]
+        row += [f"{speed.output_tokens_per_second:,.0f}", f"{min(seconds):.2f} - {max(seconds):.2f}"]
+        row += [f"{size / 1e6:,.1f} MB" for size in (each.shipped_bytes, each.engine_bytes, each.peak_bytes)]
+        rows.append([*row, str(each.cut), str(each.unfinished)])
+    return table(header, rows)
+
+
+def _notes(report: Report) -> str:
+    lines = [
+        f"Speed: median of {report.rounds} rounds in which the models took turns, each in a process of its own, from "
+        f"text to text; `x` is the speed over that of {report.baseline}. {report.machine}.",
+        "Weights: as shipped, and as the engine reads them. Peak memory: the highest resident size of the model's "
+        "process while it worked, libraries included. Cut: inputs longer than the model can take. Unfinished: outputs "
+        "that reached the limit of their length.",
+    ]
+    signatures = {name: scored.signature for each in report.findings for name, scored in each.scores.items()}
+    if signatures:
+        lines.append(
+            f"In brackets: 95 % intervals of {report.samples:,} bootstrap resamples, the same ones for all models; p "
+            "is two-sided. Length: characters over those of the reference nearest in length. "
+            + "; ".join(f"{NAMES[name]} `{text}`" for name, text in signatures.items() if name in report.shown)
+            + "."
+        )
+    return "\n\n".join(lines)
+
+
+def _large(value: float) -> str:
+    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null instead."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,153 @@
+"""Smaller models to be taught: some of a teacher's layers, or its shape made anew with other sizes.
+
+    python -m training.students TEACHER OUT --encoder-layers 6 --decoder-layers 2
+    python -m training.students TEACHER OUT --layers 4
+    python -m training.students TEACHER OUT --anew d_model=256 --anew encoder_layers=3
+
+The student has its teacher's tokenizer, and the layers that are kept are spaced as widely as they can be, the first and
+the last among them, as DistilBART's are (Shleifer and Rush 2020, arXiv 2010.13002).
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.folders import model_folder, open_model, write_model
+from training.loop import hash_of, versions
+
+_LAYER = re.compile(r"(?P<before>(?:^|\.)(?:(?P<side>encoder|decoder)\.)?(?:layers|block|h)\.)(?P<number>\d+)(?=\.)")
+# What architectures call the number of layers; the first that the config has is meant.
+_SIDES = {
+    "encoder": ("encoder_layers", "num_layers"),
+    "decoder": ("decoder_layers", "num_decoder_layers"),
+    "": ("num_hidden_layers", "n_layer"),
+}
+
+
+def spaced(kept: int, there: int) -> list[int]:
+    """Which layers to keep of those there are: as far apart as can be.
+
+    >>> spaced(6, 12), spaced(3, 12), spaced(1, 6)
+    ([0, 2, 4, 7, 9, 11], [0, 6, 11], [0])
+    """
+    if not 1 <= kept <= there:
+        raise ValueError(f"{kept} layers cannot be kept of {there}")
+    if kept == 1:
+        return [0]
+    return [round(place * (there - 1) / (kept - 1)) for place in range(kept)]
+
+
+def layers_of(config: Any) -> dict[str, int]:
+    """How many layers each side has; a causal model has one side, which has no name."""
+    sides = ("encoder", "decoder") if config.is_encoder_decoder else ("",)
+    said = config.to_dict()
+    return {side: next(said[key] for key in _SIDES[side] if said.get(key) is not None) for side in sides}
+
+
+def select_layers(teacher: Any, kept: Mapping[str, Sequence[int]]) -> Any:
+    """A new model with those layers of the teacher on each side, in their order, and all else that it has."""
+    config = type(teacher.config).from_dict(teacher.config.to_dict())
+    for side, places in kept.items():
+        key = next(key for key in _SIDES[side] if getattr(config, key, None) is not None)
+        setattr(config, key, len(places))
+        if not side and getattr(config, "layer_types", None):
+            config.layer_types = [config.layer_types[place] for place in places]
+    if config.is_encoder_decoder and "encoder" in kept and hasattr(config, "encoder_layers"):
+        config.num_hidden_layers = len(kept["encoder"])
+    student = type(teacher)(config)
+    wanted = {side: {old: new for new, old in enumerate(places)} for side, places in kept.items()}
+    renamed = {}
+    for name, value in teacher.state_dict().items():
+        if (new := _renamed(name, wanted)) is not None:
+            renamed[new] = value
+    missing, unexpected = student.load_state_dict(renamed, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"the layers of {config.model_type} are not where they are looked for: {missing}{unexpected}")
+    student.generation_config = teacher.generation_config
+    return student.eval()
+
+
+def anew(teacher: Any, sizes: Mapping[str, Any], seed: int = 1) -> Any:
+    """The teacher's architecture with other sizes and random weights."""
+    said = teacher.config.to_dict()
+    if unknown := sizes.keys() - said.keys():
+        raise ValueError(f"unknown to {teacher.config.model_type}: {', '.join(sorted(unknown))}")
+    torch.manual_seed(seed)
+    # What follows from the number of layers is to be worked out again.
+    config = type(teacher.config).from_dict({key: said[key] for key in said if key != "layer_types"} | dict(sizes))
+    student = type(teacher)(config)
+    if config.model_type == "marian":
+        student.get_input_embeddings().weight.data[config.pad_token_id] = 0
+    student.generation_config = teacher.generation_config
+    return student.eval()
+
+
+def make_student(
+    folder: Path, out: Path, counts: Mapping[str, int] | None = None, sizes: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a student of the folder's model: `counts` layers on each side, or anew with other `sizes`."""
+    begun = time.monotonic()
+    teacher = open_model(folder)
+    there = layers_of(teacher.config)
+    if bool(counts) == bool(sizes):
+        raise ValueError("say either how many layers to keep, or which sizes to make anew")
+    if unknown := (counts or {}).keys() - there.keys():
+        raise ValueError(f"{teacher.config.model_type} has no {' and no '.join(map(repr, sorted(unknown)))} side")
+    kept = {side: spaced((counts or {}).get(side, count), count) for side, count in there.items()}
+    student = anew(teacher, sizes) if sizes else select_layers(teacher, kept)
+    write_model(student, folder, out)
+    record = {
+        "made": "anew" if sizes else "by layer selection",
+        **({"sizes": dict(sizes)} if sizes else {"layers": kept}),
+        "teacher": {path.name: hash_of(path) for path in sorted(folder.glob("*.safetensors"))},
+        "parameters": {"teacher": teacher.num_parameters(), "student": student.num_parameters()},
+        "versions": versions(),
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+    (out / "record.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    return out
+
+
+def _renamed(name: str, wanted: Mapping[str, Mapping[int, int]]) -> str | None:
+    """The name of a tensor in the student; None for one of a layer that is left out."""
+    found = _LAYER.search(name)
+    if found is None:
+        return name
+    new = wanted[found["side"] or ""].get(int(found["number"]))
+    return None if new is None else f"{name[: found.end('before')]}{new}{name[found.end() :]}"
+
+
+def _size(word: str) -> tuple[str, Any]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form name=value")
+    return name, json.loads(value)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="training.students", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("teacher", help="a model folder, or a registered model")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--encoder-layers", type=int)
+    parser.add_argument("--decoder-layers", type=int)
+    parser.add_argument("--layers", type=int, help="of a causal model")
+    parser.add_argument("--anew", type=_size, action="append", metavar="NAME=VALUE", help="a size in its config")
+    asked = parser.parse_args(argv)
+    said = {"encoder": asked.encoder_layers, "decoder": asked.decoder_layers, "": asked.layers}
+    try:
+        counts = {side: count for side, count in said.items() if count is not None}
+        make_student(model_folder(asked.teacher), asked.out, counts, dict(asked.anew or ()))
+    except ValueError as exc:
+        parser.error(str(exc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Texts to continue, from JSON lines: plain, gzip or xz."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.pairs import lines
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of JSON objects, each of which becomes a text as the template says: `Title: {title}`."""
+
+    file: str
+    template: str
+
+    def read(self, folder: Path) -> Iterator[str]:
+        """Its texts in order."""
+        path = folder / self.file
+        for number, line in enumerate(lines(path), start=1):
+            try:
+                yield self.template.format_map(json.loads(line)).strip()
+            except (KeyError, ValueError, TypeError) as exc:
+                raise ValueError(f"{path}:{number} does not fill {self.template!r}: {exc}") from exc

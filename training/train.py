@@ -1,0 +1,74 @@
+"""Train a model from a recipe; it can be stopped and taken up again at any time.
+
+    python -m training.train RECIPE.toml --data FOLDER --out FOLDER [--minutes N] [--finish]
+
+Killed or stopped, the same command goes on from the last checkpoint. `--finish` begins the decay of the learning rate
+at once (a file `finish` in the out folder does the same to a running training); after it, the average of the last
+checkpoints, or the last one if that is better on the validation files, is written to OUT/model.
+
+The recipe's `kind` is marian (from text pairs; the usual one), causal (from texts) or finetune (an existing folder,
+named by --model, goes on learning from pairs).
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from training.causal import CausalTask
+from training.finetune import FinetuneTask
+from training.loop import Run, Task
+from training.marian_task import MarianTask
+from training.recipe import AnyRecipe, CausalRecipe, FinetuneRecipe, load
+
+
+def task_of(recipe: AnyRecipe, data: Path, out: Path, model: Path | None = None, teacher: Path | None = None) -> Task:
+    """What the recipe trains. ValueError for a folder that is missing, or that has no use."""
+    if isinstance(recipe, FinetuneRecipe):
+        if model is None:
+            raise ValueError(f"recipe {recipe.name} goes on from a model's folder; name it with --model")
+        return FinetuneTask(recipe, model, data, teacher)
+    if model is not None or teacher is not None:
+        raise ValueError(f"recipe {recipe.name} begins from nothing: --model and --teacher are for finetune")
+    return CausalTask(recipe, data, out) if isinstance(recipe, CausalRecipe) else MarianTask(recipe, data, out)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="training.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are in")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="finetune: the folder to go on from")
+    parser.add_argument("--teacher", type=Path, help="finetune: a folder to learn word by word from")
+    add_running(parser)
+    asked = parser.parse_args(argv)
+    begin(asked.threads)
+    recipe = load(asked.recipe)
+    try:
+        task = task_of(recipe, asked.data, asked.out, asked.model, asked.teacher)
+    except ValueError as exc:
+        parser.error(str(exc))
+    run = Run(recipe, task, asked.out)
+    if run.train(asked.minutes, asked.finish):
+        run.finish()
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that trains."""
+    parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on later")
+    parser.add_argument("--finish", action="store_true", help="begin the decay of the learning rate now")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+
+
+def begin(threads: int | None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    main()
