@@ -2,15 +2,14 @@
 
 from api.errors import InvalidRequest
 from api.services import services
-from models.spec import ModelSpec, Task
+from models import tiers
+from models.spec import ModelSpec, Task, Tier
 
 
-def model_for(task: Task, name: str | None) -> ModelSpec:
-    """The model by name, or the task's default; InvalidRequest if it is for another task."""
+def model_for(task: Task, name: str | None, tier: Tier | None = None) -> ModelSpec:
+    """The model by name, or the task's default, or the tier of its family; InvalidRequest if it is for another task."""
     registry = services().catalog.current()
-    if name is None:
-        return registry.default(task)
-    spec = registry.get(name)
+    spec = tiers.resolve(registry, task, name, tier)
     if spec.task is not task:
         fitting = ", ".join(other.name for other in registry.all() if other.task is task) or "none"
         raise InvalidRequest(

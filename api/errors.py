@@ -29,7 +29,7 @@ from db.cursors import UnknownCursor
 from db.errors import Conflict, IllegalTransition, NotFound, TooManyJobs
 from db.jobs import KEY_REUSED
 from db.store import StoreFull
-from models.registry import NoDefaultModel, UnknownModel
+from models.registry import NoDefaultModel, NoSuchTier, UnknownModel
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +199,8 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 404, body(str(exc), INVALID, "model_not_found", "model")
         case NoDefaultModel():
             return 404, body(str(exc), INVALID, "model_not_found", "model")
+        case NoSuchTier():
+            return 400, body(str(exc), INVALID, "tier_not_found", "tier")
         case UnknownCursor():
             return 400, body(str(exc), INVALID, "unknown_cursor", "after")
         case Conflict():

@@ -37,6 +37,8 @@ class ModelObject(BaseModel):
     quantization: str
     source_languages: list[str]
     target_languages: list[str]
+    family: str | None = Field(description="The models that do the same at other cost have this name too.")
+    tier: str | None = Field(description="Which of its family it is: best, balanced or fast.")
     default: bool = Field(description="Whether a job of the task that names no model gets this one.")
     limits: ModelLimits
     description: str
@@ -58,6 +60,8 @@ class ModelObject(BaseModel):
             quantization=spec.quantization,
             source_languages=list(spec.source_languages),
             target_languages=list(spec.target_languages),
+            family=spec.family,
+            tier=spec.tier,
             default=spec.default,
             limits=ModelLimits(max_input_tokens=spec.max_input_tokens, max_output_tokens=spec.max_output_tokens),
             description=spec.description,

@@ -4,12 +4,13 @@ import click
 
 from cli.access import Target
 from cli.again import again_options, present, said
-from cli.options import as_job, decoding, said_in_options
+from cli.options import TIERS, as_job, decoding, said_in_options
 
 
 @click.command()
 @click.argument("job_id", type=as_job, metavar="JOB")
 @click.option("--model", help="Another model of the same task.")
+@click.option("--tier", type=click.Choice(TIERS), help="Another of the model's family.")
 @click.option("--from", "source", metavar="LANG", help="Source language.")
 @click.option("--to", "target_lang", metavar="LANG", help="Target language, in the model's own codes.")
 @click.option("--params", "params", multiple=True, metavar="K=V", help="Decoding parameter. May be repeated.")
@@ -22,6 +23,7 @@ def clone(
     target: Target,
     job_id: str,
     model: str | None,
+    tier: str | None,
     source: str | None,
     target_lang: str | None,
     params: tuple[str, ...],
@@ -39,7 +41,7 @@ def clone(
 
     --params, --from and --to together replace all decoding parameters of JOB.
     """
-    changed = {"model": model, "on_error": on_error, "long_input": long_input, "dry_run": dry_run}
+    changed = {"model": model, "tier": tier, "on_error": on_error, "long_input": long_input, "dry_run": dry_run}
     body = said(priority, completion_window, metadata)
     body |= {name: value for name, value in changed.items() if value is not None}
     if decoded := decoding(params, source, target_lang):

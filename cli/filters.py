@@ -73,7 +73,7 @@ def _filter(target: Target, task: str, settings: Mapping[str, object]) -> None:
         "on_error": "skip",
         "metadata": {"from": f"bushel {task}"},
     }
-    body |= {name: settings[name] for name in ("priority", "long_input") if settings[name] is not None}
+    body |= {name: settings[name] for name in ("tier", "priority", "long_input") if settings[name] is not None}
     with target.client() as client:
         failed = LineFilter(client, body).run(LineBlocks(sys.stdin.buffer))
     raise click.exceptions.Exit(Exit.FAILED if failed else Exit.OK)

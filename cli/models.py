@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.access import Target
+from cli.training import Tools
 from models.editing import add_entry, remove_entry
-from models.registry import BUILTIN, EngineKind, ModelSpec, Registry, RegistryError, Task, UnknownModel, load
+from models.registry import BUILTIN, EngineKind, ModelSpec, Registry, RegistryError, Task, Tier, UnknownModel, load
 from models.snapshots import available
 from models.spec import QUANTIZATIONS
 
@@ -72,9 +73,9 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "is_json", is_flag=True, help="Print JSON.")(command)
 
 
-@click.group()
+@click.group(cls=Tools)
 def models() -> None:
-    """Add, list, download and check models."""
+    """Add, list, download and check models; train, shrink and judge them."""
 
 
 @models.command("list")
@@ -88,17 +89,18 @@ def list_(is_json: bool) -> None:
         click.echo(json.dumps([_described(spec, cache) for spec in specs], indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "task", "languages", "engine", "here"):
+    for column in ("model", "task", "tier", "languages", "engine", "here"):
         table.add_column(column, no_wrap=True)
     console = Console()
     is_wide = console.width >= 120
     if is_wide:
+        table.add_column("family", no_wrap=True)
         table.add_column("source", no_wrap=True, overflow="ellipsis")
     for spec in specs:
         name = f"{spec.name} *" if spec.default else spec.name
         here = "yes" if available(spec, cache) else "no"
-        cells = [name, spec.task, _languages(spec), f"{spec.engine} {spec.quantization}", here, _source(spec)]
-        table.add_row(*cells[: 6 if is_wide else 5])
+        cells = [name, spec.task, spec.tier or "-", _languages(spec), f"{spec.engine} {spec.quantization}", here]
+        table.add_row(*cells, *((spec.family or "-", _source(spec)) if is_wide else ()))
     console.print(table)
     click.echo("* used when a request for its task names no model", err=True)
 
@@ -126,6 +128,8 @@ def list_(is_json: bool) -> None:
 @click.option("--param", "defaults", multiple=True, metavar="NAME=VALUE", help="A decoding parameter's default.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the engine.")
 @click.option("--default", is_flag=True, help="Use it when a request names no model.")
+@click.option("--family", help="What it has in common with models that do the same at other cost.")
+@click.option("--tier", type=click.Choice([str(tier) for tier in Tier]), help="Which of its family it is.")
 @click.option("--description", help="A line about it, for the list of models.")
 @click.option("--license", help="Its license, such as apache-2.0.")
 def add(name: str, source: str, defaults: tuple[str, ...], options: tuple[str, ...], **keys: Any) -> None:
@@ -140,7 +144,7 @@ def add(name: str, source: str, defaults: tuple[str, ...], options: tuple[str, .
         if pairs:
             entry[table] = dict(_pair(pair) for pair in pairs)
     with failures():
-        spec = add_entry(user_registry(), name, entry)
+        spec = add_entry(user_registry(), name, entry, beside=[BUILTIN])
     message = f"Added {name} to {user_registry()}. A running `bushel up` must be restarted to serve it."
     if not available(spec, model_cache()):
         message += f" Next: bushel models pull {name}"

@@ -14,16 +14,19 @@ from cli.errors import Refused
 _OPTIONS = (
     (r"`?\bformat\.text_column\b`?", "--text-column"),
     (r"`?\bformat\.id_column\b`?", "--id-column"),
+    (r"`?\bformat\.reference_column\b`?", "--reference-column"),
     (r"`?\bformat\.delimiter\b`?", "--delimiter"),
     (r"`?\bformat\.has_header\b`?", "--no-header"),
     (r"`format`|\bformat\.type\b", "--format"),
     (r"`?\blong_input\b:?`?", "--long-input"),
     (r"`?\bon_error\b:?`?", "--on-error"),
+    (r"`tier`|\Atier\Z", "--tier"),
     (r"`?\b(?:params\.)?target_lang\b`?", "--to"),
     (r"`?\b(?:params\.)?source_lang\b`?", "--from"),
 )
 
 TASKS = ("translation", "summarization", "generation")
+TIERS = ("best", "balanced", "fast")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -93,14 +96,15 @@ def _value(text: str) -> object:
 
 
 def model_options(command: Command) -> Command:
-    """--model --from --to --params --priority --long-input, for every command that makes jobs."""
+    """--model --tier --from --to --params --priority --long-input, for every command that makes jobs."""
     for option in (
         click.option("--long-input", type=click.Choice(["error", "truncate"]), help="What happens to a text too long."),
         click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first."),
         click.option("--params", "params", multiple=True, metavar="K=V", help="Decoding parameter. May be repeated."),
         click.option("--to", "target_lang", metavar="LANG", help="Target language, in the model's own codes."),
         click.option("--from", "source", metavar="LANG", help="Source language."),
-        click.option("--model", help="Default: the server's for the task."),
+        click.option("--tier", type=click.Choice(TIERS), help="Which of the model's family: how good, at what cost."),
+        click.option("--model", help="Default: the server's for the task. With --tier also a family."),
     ):
         command = option(command)
     return command

@@ -7,19 +7,21 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from models.documents import entries_of, one_default_each, text_of
+from models.documents import entries_of, one_default_each, one_model_each_tier, text_of
 from models.entry import read_entry
 from models.errors import BadEntry, UnknownModel
+from models.registry import load
 from models.spec import ModelSpec
 
 
-def add_entry(path: Path, name: str, entry: Mapping[str, object]) -> ModelSpec:
+def add_entry(path: Path, name: str, entry: Mapping[str, object], beside: Iterable[Path] = ()) -> ModelSpec:
     """Append a model to a registry file, atomically; RegistryError if the entry is wrong or the name is taken there.
 
-    `entry` has the keys of the file. The rest of the file, comments and order too, stays as it is.
+    `entry` has the keys of the file. The rest of the file, comments and order too, stays as it is. `beside` are the
+    registry files read before this one, whose families the entry must not contradict.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     entry = _plain(entry)
@@ -32,7 +34,11 @@ def add_entry(path: Path, name: str, entry: Mapping[str, object]) -> ModelSpec:
         changed = f"{text.rstrip()}\n\n{block}" if text.strip() else block
         if _tables(changed) != {**entries_of(path, text), name: entry}:
             raise BadEntry(path, f"models.{name}", "", "cannot be written to this file; please add it by hand")
-        one_default_each(path, [read_entry(path, each, value) for each, value in entries_of(path, changed).items()])
+        specs = [read_entry(path, each, value) for each, value in entries_of(path, changed).items()]
+        one_default_each(path, specs)
+        names = {each.name for each in specs}
+        others = [(path, each) for each in load(beside).all() if each.name not in names]
+        one_model_each_tier([*others, *((path, each) for each in specs)])
         _write(path, changed)
     return spec
 

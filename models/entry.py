@@ -12,11 +12,12 @@ from typing import TypeVar
 
 from models.errors import BadEntry
 from models.params import check_defaults
-from models.spec import OPTION_TASKS, OPTIONS, QUANTIZATIONS, EngineKind, ModelSpec, Scalar, Task, usual_engine
+from models.spec import OPTION_TASKS, OPTIONS, QUANTIZATIONS, EngineKind, ModelSpec, Scalar, Task, Tier, usual_engine
 
 # The name is part of a queue's name and of URLs.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
+_NAME_RULE = "1 to 63 letters, digits, dots, dashes and underscores, not beginning with one"
 PLACEHOLDERS = ("source_lang", "target_lang")
 
 
@@ -41,6 +42,8 @@ def read_entry(path: Path, name: str, entry: object) -> ModelSpec:
         description=reader.text("description"),
         license=reader.text("license"),
         options=reader.scalars("options"),
+        family=reader.name("family"),
+        tier=reader.optional_choice("tier", Tier),
     )
     reader.finish()
     spec = replace(spec, source=reader.resolve_source(spec))
@@ -57,8 +60,7 @@ class Entry:
     def __init__(self, path: Path, name: str, entry: object) -> None:
         self._path, self._table = path, f"models.{name}"
         if not NAME.match(name):
-            expected = "a model's name is 1 to 63 letters, digits, dots, dashes and underscores, not beginning with one"
-            raise self.bad("", expected)
+            raise self.bad("", f"a model's name is {_NAME_RULE}")
         if not isinstance(entry, dict):
             raise self.bad("", "must be a table")
         self._entry: dict[str, object] = dict(entry)
@@ -103,6 +105,16 @@ class Entry:
         if not isinstance(value, str) or value not in list(kind):
             raise self.bad(key, f"is {value!r}; it must be {expected}")
         return kind(value)
+
+    def optional_choice(self, key: str, kind: type[_Choice]) -> _Choice | None:
+        return self.choice(key, kind) if key in self._entry else None
+
+    def name(self, key: str) -> str | None:
+        """A name as models have them; None if it is not given."""
+        value = self._entry.pop(key, None)
+        if value is not None and not (isinstance(value, str) and NAME.match(value)):
+            raise self.bad(key, f"is {value!r}; a name is {_NAME_RULE}")
+        return value
 
     def table(self, key: str) -> Mapping[str, object]:
         value = self._entry.pop(key, {})
@@ -149,6 +161,10 @@ class Entry:
             raise self.bad("engine", "ctranslate2 makes no embeddings; use transformers")
         if spec.task is Task.EMBEDDING and spec.max_output_tokens is not None:
             raise self.bad("max_output_tokens", "is for models that write; this one does embedding")
+        if spec.family is None and spec.tier is not None:
+            raise self.bad("tier", f"is {spec.tier.value!r}, of no family; name one with `family`")
+        if spec.family is not None and spec.tier is None:
+            raise self.bad("tier", f"is missing; in a family it must be one of: {', '.join(Tier)}")
         if spec.quantization not in QUANTIZATIONS[spec.engine]:
             expected = ", ".join(QUANTIZATIONS[spec.engine])
             raise self.bad("quantization", f"is {spec.quantization!r}; the {spec.engine} engine has: {expected}")

@@ -3,14 +3,15 @@
 RegistryError
 ├── BadEntry         a file says something that cannot be; names file, table and key
 ├── UnknownModel     nothing has this name; lists what is near
-└── NoDefaultModel   no model was named, and the task has no default
+├── NoDefaultModel   no model was named, and the task has no default
+└── NoSuchTier       the model's family does not have this tier, or the model has no family
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from models.spec import Task
+from models.spec import Task, Tier
 
 
 class RegistryError(Exception):
@@ -55,3 +56,19 @@ class NoDefaultModel(RegistryError):
             )
         super().__init__(f"{task} has no default model; {advice}")
         self.task, self.candidates = task, tuple(candidates)
+
+
+class NoSuchTier(RegistryError):
+    """A tier was asked for that is not there. `families` are those that could have been named, with their tiers."""
+
+    def __init__(self, tier: Tier, model: str, family: str | None, families: Mapping[str, Sequence[Tier]]) -> None:
+        if family is not None:
+            message = f"the family {family} has no `tier` {tier}; it has {', '.join(families[family])}"
+        else:
+            listed = "; ".join(f"{name} ({', '.join(tiers)})" for name, tiers in sorted(families.items()))
+            advice = (
+                f"leave `tier` out or name one of these families as `model`: {listed}" if listed else "leave it out"
+            )
+            message = f"model {model} has no `tier` {tier}, nor any other; {advice}"
+        super().__init__(message)
+        self.tier, self.model, self.family = tier, model, family

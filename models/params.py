@@ -7,7 +7,8 @@ A parameter that cannot be honoured is a problem, never ignored. Some rules are 
 - `top_p` and `top_k` need sampling, `length_penalty` needs beams: alone they would change nothing.
 - `seed` is accepted with deterministic decoding everywhere, because there it is honoured trivially, and
   with sampling only by engines whose samples depend on nothing but seed and input.
-- `n` copies need sampling, since they would all be the same without it.
+- `n` outputs are as many samples, or the `n` best of a beam search that has so many beams; decoded greedily, they
+  would all be the same.
 - `json_schema` and `top_logprobs` exclude beam search, and a schema also what forbids tokens that it may demand
   (`min_new_tokens`, `no_repeat_ngram_size`); where those come from the model's defaults, they give way.
 - Embedding models decode nothing, so that no parameter has a meaning for them.
@@ -78,11 +79,11 @@ NUMBERS: Mapping[str, Number] = {
     "top_logprobs": Number(0, 20),
 }
 PARAMETERS: tuple[str, ...] = (*NUMBERS, "stop", "json_schema", *LANGUAGES)
-# What only a free text can have: several versions, odds worth knowing, a shape.
-GENERATION_ONLY = frozenset({"n", "top_logprobs", "json_schema"})
+# What only a free text can have: odds worth knowing, a shape.
+GENERATION_ONLY = frozenset({"top_logprobs", "json_schema"})
 
 # What needs every step's odds, which only transformers lets us see and change. The echo engine decodes nothing, so
-# that nothing else is ignored by it; its copies are all the same.
+# that nothing else is ignored by it; its samples are all the same.
 _NEEDS_ODDS = frozenset({"top_logprobs", "json_schema"})
 HONOURED: Mapping[EngineKind, frozenset[str]] = {
     EngineKind.CTRANSLATE2: frozenset(PARAMETERS) - _NEEDS_ODDS,
@@ -129,6 +130,12 @@ def _impossible(name: str, value: object) -> ParamProblem | None:
     if name == "json_schema":
         return _schema_problem(value)
     return None if isinstance(value, str) else ParamProblem(name, f"{name} is {_shown(value)}", "it must be a string")
+
+
+def copies(clean: Mapping[str, object]) -> int:
+    """How often an input is decoded for its `n` outputs: once for each sample, once for the best of a search."""
+    n = clean.get("n", 1)
+    return n if isinstance(n, int) and not _above(clean.get("num_beams"), 1) else 1
 
 
 def check_defaults(spec: ModelSpec) -> list[ParamProblem]:
@@ -239,7 +246,10 @@ def _yielding_defaults(given: Mapping[str, object], spec: ModelSpec) -> Mapping[
         dropped |= {"min_new_tokens", "no_repeat_ngram_size"}
     if "max_new_tokens" in given and _above(defaults.get("min_new_tokens"), given["max_new_tokens"]):
         dropped |= {"min_new_tokens"}
-    return {name: value for name, value in defaults.items() if name not in dropped}
+    kept = {name: value for name, value in defaults.items() if name not in dropped}
+    if "n" in kept and "n" not in given and not _are_unlike({**kept, **given}):
+        del kept["n"]
+    return kept
 
 
 Rule = Callable[[Mapping[str, object], Mapping[str, object], ModelSpec], list[ParamProblem]]
@@ -287,10 +297,20 @@ def _seeded_sampling(clean: Mapping[str, object], given: Mapping[str, object], s
 
 
 def _copies(clean: Mapping[str, object], given: Mapping[str, object], spec: ModelSpec) -> list[ParamProblem]:
-    if not _above(clean.get("n"), 1) or _above(clean.get("temperature"), 0):
+    if _are_unlike(clean):
         return []
-    hint = "set temperature above 0 or leave n out"
-    return [ParamProblem("n", f"without sampling, all {clean['n']} outputs would be the same", hint)]
+    n, beams = clean["n"], clean.get("num_beams", 1)
+    if _above(beams, 1):
+        hint = f"set num_beams to {n} or more, or n to {beams} or less"
+        return [ParamProblem("n", f"a search with num_beams {beams} has no {n} best outputs", hint)]
+    message = f"without sampling or a search, all {n} outputs would be the same"
+    return [ParamProblem("n", message, f"set temperature above 0, or num_beams to {n} or more, or leave n out")]
+
+
+def _are_unlike(clean: Mapping[str, object]) -> bool:
+    """Whether there are `n` outputs that differ: samples, or the best of at least so many beams."""
+    n = clean.get("n", 1)
+    return not _above(n, 1) or _above(clean.get("temperature"), 0) or not _above(n, clean.get("num_beams", 1))
 
 
 def _odds_or_beams(clean: Mapping[str, object], given: Mapping[str, object], spec: ModelSpec) -> list[ParamProblem]:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from models.documents import entries_of, one_default_each, text_of
+from models.documents import entries_of, one_default_each, one_model_each_tier, text_of
 from models.entry import read_entry
-from models.errors import BadEntry, NoDefaultModel, RegistryError, UnknownModel
-from models.spec import EngineKind, ModelSpec, Task
+from models.errors import BadEntry, NoDefaultModel, NoSuchTier, RegistryError, UnknownModel
+from models.spec import EngineKind, ModelSpec, Task, Tier
 
 __all__ = [
     "BUILTIN",
@@ -15,9 +15,11 @@ __all__ = [
     "EngineKind",
     "ModelSpec",
     "NoDefaultModel",
+    "NoSuchTier",
     "Registry",
     "RegistryError",
     "Task",
+    "Tier",
     "UnknownModel",
     "load",
 ]
@@ -58,8 +60,9 @@ class Registry:
 def load(paths: Iterable[Path]) -> Registry:
     """Read the files in order; an entry replaces an earlier one of its name. A file that is not there is empty."""
     specs: dict[str, ModelSpec] = {}
-    for path in paths:
-        for spec in _read(Path(path)):
+    files: dict[str, Path] = {}
+    for path in map(Path, paths):
+        for spec in _read(path):
             # Taken out first, so that the replacement counts as the later one in `default`.
             specs.pop(spec.name, None)
             if spec.default:
@@ -67,6 +70,8 @@ def load(paths: Iterable[Path]) -> Registry:
                     name: replace(old, default=False) if old.task is spec.task else old for name, old in specs.items()
                 }
             specs[spec.name] = spec
+            files[spec.name] = path
+    one_model_each_tier((files[name], spec) for name, spec in specs.items())
     return Registry(specs.values())
 
 

@@ -17,6 +17,14 @@ class Task(StrEnum):
     EMBEDDING = "embedding"
 
 
+class Tier(StrEnum):
+    """What a user may ask for instead of a model: how good, at what cost. In this order, the costliest first."""
+
+    BEST = "best"
+    BALANCED = "balanced"
+    FAST = "fast"
+
+
 class EngineKind(StrEnum):
     CTRANSLATE2 = "ctranslate2"
     TRANSFORMERS = "transformers"
@@ -44,7 +52,13 @@ QUANTIZATIONS: Mapping[EngineKind, tuple[str, ...]] = MappingProxyType(
 # What an entry's `options` may hold, and of which type; the engines say what they mean.
 OPTIONS: Mapping[EngineKind, Mapping[str, type]] = MappingProxyType(
     {
-        EngineKind.CTRANSLATE2: {"inter_threads": int, "intra_threads": int, "batch_tokens": int, "scores": bool},
+        EngineKind.CTRANSLATE2: {
+            "inter_threads": int,
+            "intra_threads": int,
+            "batch_tokens": int,
+            "scores": bool,
+            "shortlist": bool,
+        },
         EngineKind.TRANSFORMERS: {"batch_tokens": int, "scores": bool, "normalize": bool},
         EngineKind.ECHO: {
             "transform": str,
@@ -54,6 +68,7 @@ OPTIONS: Mapping[EngineKind, Mapping[str, type]] = MappingProxyType(
             "capacity": int,
             "unavailable": str,
             "markers": bool,
+            "scores": bool,
         },
     }
 )
@@ -61,6 +76,7 @@ OPTIONS: Mapping[EngineKind, Mapping[str, type]] = MappingProxyType(
 OPTION_TASKS: Mapping[str, frozenset[Task]] = MappingProxyType(
     {
         "scores": frozenset({Task.TRANSLATION, Task.SUMMARIZATION, Task.GENERATION}),
+        "shortlist": frozenset({Task.TRANSLATION, Task.SUMMARIZATION}),
         "normalize": frozenset({Task.EMBEDDING}),
     }
 )
@@ -76,7 +92,8 @@ class ModelSpec:
     """A registered model. `source` is a folder (absolute, once loaded) or a hub id, which then has a `revision`.
 
     `prefix` is put before every input, with `{source_lang}` and `{target_lang}` filled in. `defaults` are
-    decoding parameters that hold unless a request says otherwise; `options` are for the engine.
+    decoding parameters that hold unless a request says otherwise; `options` are for the engine. Models that do the
+    same at different cost are a `family`, in which each is a `tier`; a model has both or neither.
     """
 
     name: str
@@ -95,6 +112,8 @@ class ModelSpec:
     description: str = ""
     license: str = ""
     options: Mapping[str, Scalar] = field(default_factory=dict)
+    family: str | None = None
+    tier: Tier | None = None
 
     @property
     def is_local(self) -> bool:

@@ -25,6 +25,8 @@ from transformers import (
     MarianMTModel,
     MPNetConfig,
     MPNetModel,
+    MT5Config,
+    MT5ForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
     PreTrainedModel,
@@ -51,8 +53,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_marian(folder: Path, targets: tuple[str, ...] = ("deu", "fra")) -> Path:
-    """A Marian model for several targets, named by `>>deu<<` before the text."""
+def make_marian(folder: Path, targets: tuple[str, ...] = ("deu", "fra"), has_start: bool = False) -> Path:
+    """A Marian model for several targets, named by `>>deu<<` before the text.
+
+    With `has_start`, the padding's row is not zero, as fine-tuning by other tools leaves it; the decoder starts there.
+    """
     source = _train_pieces(folder / "source", 250, bos_id=-1, pad_id=-1, eos_id=0, unk_id=1)
     (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
     pieces = [source.id_to_piece(index) for index in range(source.get_piece_size())]
@@ -70,23 +75,39 @@ def make_marian(folder: Path, targets: tuple[str, ...] = ("deu", "fra")) -> Path
         encoder_attention_heads=2, decoder_attention_heads=2,
     )  # fmt: skip
     model = _random(MarianMTModel, config)
-    model.model.shared.weight.data[pad] = 0
+    if has_start:
+        model.model.shared.weight.data[pad] = model.model.shared.weight.data[5:25].mean(0) * 3
     model.generation_config.bad_words_ids = [[pad]]
     return _saved(model, folder)
 
 
-def make_t5(folder: Path) -> Path:
+def make_t5(folder: Path, kind: str = "t5-1.1") -> Path:
+    """The T5 of 2019 (`t5-1.0`), whose outputs are scaled, or its successors' shape, whose are not.
+
+    Those are `t5-1.1`; `flan-t5`, with an output layer of its own, as the published ones have; and `mt5`.
+    """
     tokenizer = _unigram(["<pad>", "</s>", "<unk>"], 250)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=512
     )
     fast.save_pretrained(folder)
-    config = T5Config(
-        vocab_size=len(fast), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0,
-        pad_token_id=0, eos_token_id=1, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-    )  # fmt: skip
-    return _saved(_random(T5ForConditionalGeneration, config), folder)
+    is_first = kind == "t5-1.0"
+    sizes: dict[str, Any] = {
+        "vocab_size": len(fast), "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
+        "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+        "feed_forward_proj": "relu" if is_first else "gated-gelu", "tie_word_embeddings": is_first,
+    }  # fmt: skip
+    if kind == "mt5":
+        model = _random(MT5ForConditionalGeneration, MT5Config(**sizes))
+    else:
+        model = _random(T5ForConditionalGeneration, T5Config(**sizes))
+    if not is_first:
+        # Outputs that nothing scales would be so sharp that rounding errors become several nats.
+        model.decoder.final_layer_norm.weight.data.mul_(0.05)
+    if kind == "flan-t5":
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(len(fast), 32))
+    return _saved(model, folder)
 
 
 def make_bart(folder: Path) -> Path:

@@ -8,7 +8,7 @@ import msgspec
 
 from db.inputs import Input, Problem
 from dialects.aliases import in_their_words
-from models.params import HONOURED, PARAMETERS, ParamProblem
+from models.params import HONOURED, PARAMETERS, ParamProblem, copies
 from models.params import check as check_params
 from models.registry import NoDefaultModel, Registry, UnknownModel
 from models.spec import ModelSpec, Task
@@ -89,8 +89,7 @@ class Setups:
         if found:
             return _BadParams(tuple((each, self._code(each.param, spec)) for each in found))
         params = msgspec.json.encode(clean, order="deterministic").decode()
-        copies = clean.get("n", 1)
-        return Setup(spec.name, params, copies if isinstance(copies, int) else 1, bool(clean.get("temperature")))
+        return Setup(spec.name, params, copies(clean), bool(clean.get("temperature")))
 
     def _code(self, param: str, spec: ModelSpec) -> str:
         if self._is_ours:

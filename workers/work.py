@@ -15,6 +15,7 @@ from typing import Any
 from db.chunks import Claim, ClaimedItem
 from db.recording import NewResult
 from db.states import Outcome
+from models.params import copies
 from workers import planning
 from workers.engines.base import BadParam, Encoded, Engine, Generation, Message, Params, Prompt
 from workers.isolation import Fault, Outputs
@@ -62,7 +63,7 @@ class Work:
     @property
     def produced(self) -> int:
         """Output tokens."""
-        return sum(len(generation.tokens) for generation in self.outputs.generations.values())
+        return sum(len(each.tokens) for generation in self.outputs.generations.values() for each in generation.all)
 
     def note_time(self, seconds: float) -> bool:
         """Whether to stop because the chunk has taken so many seconds and may never end.
@@ -105,20 +106,20 @@ def encode(work: Work) -> None:
     encoded = iter(_encoded(work, list(chain.from_iterable(prompts_of.values()))))
     for place, prompts in prompts_of.items():
         mine = [next(encoded) for _ in prompts]
-        number = int(work.claim.params.get("n", 1))
+        number = copies(work.claim.params)
         fault = next((fault for each in mine if (fault := _judged(each, work))), None)
         fault = fault or _bounded(len(mine) * number, work)
         if fault is not None:
             work.refused[place] = fault
             continue
-        copies = [
+        prepared = [
             replace(each, choice=choice) if choice else each
             for each in mine
             if isinstance(each, Encoded)
             for choice in range(number)
         ]
-        work.spans[place] = range(len(work.encoded), len(work.encoded) + len(copies))
-        work.encoded += copies
+        work.spans[place] = range(len(work.encoded), len(work.encoded) + len(prepared))
+        work.encoded += prepared
 
 
 def _encoded(work: Work, prompts: list[Prompt]) -> Sequence[Encoded | Fault]:
@@ -196,8 +197,7 @@ def results_of(work: Work) -> list[NewResult]:
     An item fails with the first fault among its prompts, and is left open when some were not reached - unless
     that is because they take longer than a chunk may.
     """
-    order = sorted(work.outputs.generations)
-    texts = dict(zip(order, _texts(work, [work.outputs.generations[at] for at in order]), strict=True))
+    texts = _texts_of(work)
     faults = dict(work.refused)
     by_idx: dict[int, NewResult] = {}
     for place, span in work.spans.items():
@@ -205,7 +205,8 @@ def results_of(work: Work) -> list[NewResult]:
         if (fault := next((each for each in found if isinstance(each, Fault)), None)) is not None:
             faults[place] = fault
         elif None not in found:
-            by_idx[work.items[place].idx] = _succeeded(work, place, [each for each in found if isinstance(each, str)])
+            said = chain.from_iterable(each for each in found if isinstance(each, list))
+            by_idx[work.items[place].idx] = _succeeded(work, place, list(said))
         elif work.is_late and len(span) > 1 and found != [None] * len(span):
             faults[place] = _too_much(span)
     for place, fault in faults.items():
@@ -217,15 +218,33 @@ def results_of(work: Work) -> list[NewResult]:
 def _succeeded(work: Work, place: int, texts: list[str]) -> NewResult:
     span, item = work.spans[place], work.items[place]
     encoded = [work.encoded[at] for at in span]
-    generations = [work.outputs.generations[at] for at in span]
+    made = [
+        # Several outputs of a prompt stand for as many copies of it.
+        (each, replace(work.encoded[at], choice=rank) if rank else work.encoded[at])
+        for at in span
+        for rank, each in enumerate(work.outputs.generations[at].all)
+    ]
     return NewResult(
         item.idx,
         Outcome.SUCCEEDED,
-        output_of(texts, generations, encoded, is_list="texts" in item.input),
+        output_of(texts, [each for each, _ in made], [each for _, each in made], is_list="texts" in item.input),
         # A prompt is read once, however many copies are made of it.
         input_tokens=sum(len(each) for each in encoded if each.choice == 0),
-        output_tokens=sum(len(generation.tokens) for generation in generations),
+        output_tokens=sum(len(each.tokens) for each, _ in made),
     )
+
+
+def _texts_of(work: Work) -> dict[int, list[str] | Fault]:
+    """What each prompt's outputs say, by its position, or a fault among them."""
+    made = [(at, each) for at, first in sorted(work.outputs.generations.items()) for each in first.all]
+    texts: dict[int, list[str] | Fault] = {at: [] for at, _ in made}
+    for (at, _), text in zip(made, _texts(work, [each for _, each in made]), strict=True):
+        said = texts[at]
+        if isinstance(text, Fault):
+            texts[at] = text
+        elif isinstance(said, list):
+            said.append(text)
+    return texts
 
 
 def _texts(work: Work, generations: list[Generation]) -> Sequence[str | Fault]:

@@ -40,6 +40,7 @@ class State:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    comparison: dict[str, Any] = field(default_factory=dict)
     polls_until_done: int = 1
     api_key: str = "bsh_test"
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -218,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(body))
         if path == "/v1/jobs":
             return _json(200, _page(list(reversed(state.jobs.values())), query))
+        if re.fullmatch(r"/v1/jobs/[^/]+/compare/[^/]+", path):
+            return _json(200, state.comparison)
         if match := re.fullmatch(r"/v1/files/([^/]+)(/content)?", path):
             return self._file(match[1], bool(match[2]))
         if match := re.fullmatch(r"/v1/jobs/([^/]+)(/[a-z]+)?", path):
@@ -246,6 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
         key = self.headers.get("idempotency-key") or ""
         if body.get("model") == "nonesuch":
             return _error(404, "there is no model 'nonesuch'", "model_not_found", "model")
+        if body.get("model") == "lonely" and "tier" in body:
+            return _error(400, "model lonely has no `tier` fast, nor any other", "tier_not_found", "tier")
         if key not in self.fake.keys:
             self.fake.keys[key] = create(self.fake, body)["id"]
         return _json(202, self.fake.jobs[self.fake.keys[key]])

@@ -45,6 +45,22 @@ def test_a_model_is_added_checked_and_removed(data: Path) -> None:
     assert "mine" not in run("list").stdout
 
 
+def test_a_model_is_added_as_a_tier_and_listed_as_one() -> None:
+    echo = ("--task", "generation", "--engine", "echo", "--family", "chats")
+
+    assert run("add", "tall", *echo, "--tier", "best").exit_code == 0
+    assert run("add", "short", *echo, "--tier", "fast").exit_code == 0
+    again, alone = run("add", "other", *echo, "--tier", "fast"), run("add", "other", *echo)
+
+    listed = {each["name"]: (each["family"], each["tier"]) for each in json.loads(run("list", "--json").stdout)}
+    assert {name: listed[name] for name in ("tall", "short")} == {"tall": ("chats", "best"), "short": ("chats", "fast")}
+    assert listed["tatoeba-en-de-draft"] == (None, None)
+    assert ["short", "generation", "fast"] in [line.split()[:3] for line in run("list").stdout.splitlines()]
+    assert (again.exit_code, alone.exit_code) == (1, 1)
+    assert "chats already has short as its fast" in again.stderr
+    assert "tier: is missing" in alone.stderr
+
+
 def test_values_keep_their_types_and_folders_their_place(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
 

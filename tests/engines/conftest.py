@@ -21,8 +21,15 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], dict[str, object]]] = {
         tiny.make_marian,
         {"source_languages": ("en",), "target_languages": ("deu", "fra"), "prefix": ">>{target_lang}<< "},
     ),
+    "marian-start": (
+        partial(tiny.make_marian, has_start=True),
+        {"source_languages": ("en",), "target_languages": ("deu",), "prefix": ">>{target_lang}<< "},
+    ),
     "m2m100": (tiny.make_m2m100, {"source_languages": ("en", "de"), "target_languages": ("de", "fr")}),
     "t5": (tiny.make_t5, {"task": Task.SUMMARIZATION, "prefix": "summarize: "}),
+    "t5-1.0": (partial(tiny.make_t5, kind="t5-1.0"), {"task": Task.SUMMARIZATION}),
+    "flan-t5": (partial(tiny.make_t5, kind="flan-t5"), {"task": Task.SUMMARIZATION}),
+    "mt5": (partial(tiny.make_t5, kind="mt5"), {"task": Task.SUMMARIZATION}),
     "bart": (tiny.make_bart, {"task": Task.SUMMARIZATION}),
     "pegasus": (tiny.make_pegasus, {"task": Task.SUMMARIZATION}),
     "llama": (tiny.make_causal, {"task": Task.GENERATION}),
@@ -36,6 +43,8 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], dict[str, object]]] = {
     "st-cls": (partial(tiny.make_bert, pooling="cls_token"), {"task": Task.EMBEDDING}),
 }
 SEQ2SEQ = ("marian", "m2m100", "t5", "bart", "pegasus")
+# Variants that the two engines have to read alike, but that promise nothing else.
+VARIANTS = ("marian-start", "t5-1.0", "flan-t5", "mt5")
 CAUSAL = ("llama", "qwen2", "gpt2")
 
 

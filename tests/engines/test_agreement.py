@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from models.registry import EngineKind
-from tests.engines.conftest import CAUSAL, SEQ2SEQ, Bench, generated, languages, outputs
+from tests.engines.conftest import CAUSAL, SEQ2SEQ, SETTINGS, VARIANTS, Bench, generated, languages, outputs
 from workers.engines.base import Message, Params, Prompt
 
 TEXTS = [
@@ -47,7 +47,7 @@ def test_int8_changes_few_translations(bench: Bench, heldout: list[str]) -> None
     assert sum(one == other for one, other in zip(quantized, full, strict=True)) >= 0.85 * 200
 
 
-@pytest.mark.parametrize("kind", [*SEQ2SEQ, *CAUSAL])
+@pytest.mark.parametrize("kind", [*SEQ2SEQ, *VARIANTS, *CAUSAL])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -68,6 +68,26 @@ def test_every_architecture_decodes_alike(bench: Bench, kind: str, changes: dict
     assert fast.decode(made[0], params) == reference.decode(made[1], params)
     assert [each.finish_reason for each in made[0]] == [each.finish_reason for each in made[1]]
     assert [len(each.tokens) for each in made[0]] == [len(each.tokens) for each in made[1]]
+
+
+@pytest.mark.parametrize("kind", [*SEQ2SEQ, *VARIANTS, *CAUSAL])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_every_architecture_scores_alike(bench: Bench, kind: str, beams: int) -> None:
+    """Scores show what greedy outputs hide: logits that are scaled wrongly have the same best token."""
+    params = Params(max_new_tokens=12, num_beams=beams, **languages(bench.spec(kind)))
+    fast, reference = (
+        bench.open(kind, engine, options={**SETTINGS, "scores": True})
+        for engine in (EngineKind.CTRANSLATE2, EngineKind.TRANSFORMERS)
+    )
+
+    made, wanted = (
+        generated(engine, engine.encode([Prompt(text) for text in TEXTS], params), params)
+        for engine in (fast, reference)
+    )
+
+    # For transformers, Marian's padding is among what could have been said.
+    tolerance = 1e-2 if kind.startswith("marian") else 1e-3
+    assert [each.score for each in made] == [pytest.approx(each.score, abs=tolerance) for each in wanted]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])

@@ -40,6 +40,17 @@ def test_lengths_and_stops_are_honoured() -> None:
     assert engine.encode([Prompt("w" + " w" * 1029)], Params())[0].dropped == 6
 
 
+def test_the_best_of_a_search_are_one_word_shorter_each() -> None:
+    engine, params = echo(scores=True), Params(num_beams=4, n=3)
+
+    [made] = generated(engine, engine.encode([Prompt("a b c")], params), params)
+
+    assert engine.decode(made.all, params) == ["a b c", "a b", "a"]
+    assert [each.score for each in made.all] == pytest.approx([-0.1, -0.2, -0.3])
+    [plain] = generated(echo(), engine.encode([Prompt("a b c")], params), params)
+    assert [each.score for each in plain.all] == [None, None, None]
+
+
 def test_a_text_has_always_the_same_vector_of_length_one() -> None:
     spec = ModelSpec("echo", Task.EMBEDDING, Path(), EngineKind.ECHO)
     engine = open_engine(spec, Path("/nowhere"))

@@ -286,6 +286,8 @@ def test_the_builtin_model_opens_as_it_is_registered(bench: Bench) -> None:
     engine = open_engine(spec, bench.cache)
 
     assert engine.recipe.quantization == "int8"
+    # What is not int8 is told as well.
+    assert str(engine.recipe.details["compute_type"]).startswith("int8_")
     engine.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.params import NUMBERS, PARAMETERS, check
+from models.params import NUMBERS, PARAMETERS, check, copies
 from models.spec import EngineKind, ModelSpec, Task
 
 
@@ -90,7 +90,7 @@ SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type"
         pytest.param({"n": 0}, "n", "from 1 to 16", id="no copies"),
         pytest.param({"n": 17, "temperature": 1}, "n", "from 1 to 16", id="too many copies"),
         pytest.param({"n": 2}, "n", "would be the same; set temperature", id="copies without sampling"),
-        pytest.param({"n": 2, "num_beams": 2}, "n", "would be the same", id="copies of beams"),
+        pytest.param({"n": 3, "num_beams": 2}, "n", "num_beams 2 has no 3 best outputs; set", id="too few beams"),
         pytest.param({"top_logprobs": 21}, "top_logprobs", "from 0 to 20", id="too many odds"),
         pytest.param({"top_logprobs": True}, "top_logprobs", "whole number", id="a bool is no number of odds"),
         pytest.param({"top_logprobs": 2, "num_beams": 2}, "top_logprobs", "beam search", id="odds of beams"),
@@ -126,9 +126,28 @@ def test_a_schema_is_stored_as_one_text_with_its_order(given: object) -> None:
     assert check(clean, TEXT) == (clean, [])
 
 
-@pytest.mark.parametrize("name", ["n", "top_logprobs", "json_schema"])
+@pytest.mark.parametrize("task", [Task.TRANSLATION, Task.SUMMARIZATION, Task.GENERATION])
+@pytest.mark.parametrize(
+    ("raw", "times"),
+    [
+        pytest.param({}, 1, id="one output"),
+        pytest.param({"n": 1}, 1, id="one output, said"),
+        pytest.param({"n": 3, "temperature": 1}, 3, id="samples"),
+        pytest.param({"n": 3, "num_beams": 4}, 1, id="the best of a search"),
+        pytest.param({"n": 4, "num_beams": 4}, 1, id="all of a search"),
+    ],
+)
+def test_several_outputs_are_samples_or_the_best_of_a_search(task: Task, raw: dict[str, object], times: int) -> None:
+    clean, problems = check(raw, spec(task=task, source_languages=(), target_languages=()))
+
+    assert problems == []
+    assert clean == raw
+    assert copies(clean) == times
+
+
+@pytest.mark.parametrize("name", ["top_logprobs", "json_schema"])
 @pytest.mark.parametrize("task", [Task.TRANSLATION, Task.SUMMARIZATION])
-def test_only_generation_takes_copies_odds_and_schemas(name: str, task: Task) -> None:
+def test_only_generation_takes_odds_and_schemas(name: str, task: Task) -> None:
     model = spec(task=task, engine=EngineKind.TRANSFORMERS, source_languages=(), target_languages=())
 
     _, problems = check({name: SCHEMA if name == "json_schema" else 1}, model)
@@ -171,6 +190,11 @@ def test_an_embedding_model_takes_no_parameter(name: str) -> None:
         pytest.param({"n": 3, "temperature": 1.0}, {"temperature": 0}, {"temperature": 0}, id="one copy"),
         pytest.param({"n": 3, "temperature": 1.0}, {"num_beams": 2}, {"num_beams": 2}, id="beams"),
         pytest.param({"temperature": 0.7}, {"n": 3}, {"temperature": 0.7, "n": 3}, id="sampled by default"),
+        pytest.param({"num_beams": 4}, {"n": 3}, {"num_beams": 4, "n": 3}, id="searched by default"),
+        pytest.param({"num_beams": 4, "n": 3}, {}, {"num_beams": 4, "n": 3}, id="the best by default"),
+        pytest.param({"num_beams": 4, "n": 3}, {"num_beams": 1}, {"num_beams": 1}, id="greedy"),
+        pytest.param({"num_beams": 4, "n": 3}, {"json_schema": "{}"}, {"json_schema": "{}"}, id="no search"),
+        pytest.param({"num_beams": 4, "n": 3}, {"temperature": 1.0}, {"temperature": 1.0, "n": 3}, id="samples"),
         pytest.param({"json_schema": {"a": 1}}, {}, {"json_schema": '{"a":1}'}, id="a schema by default"),
     ],
 )
@@ -258,4 +282,4 @@ def test_what_comes_out_is_json_that_checks_again_to_itself() -> None:
 def test_every_parameter_is_one_that_engines_take() -> None:
     from workers.engines.base import Params
 
-    assert set(PARAMETERS) - {"n"} == set(Params.__dataclass_fields__)
+    assert set(PARAMETERS) == set(Params.__dataclass_fields__)

@@ -137,6 +137,10 @@ def test_no_default_model_names_those_there_are(file: Path) -> None:
             "options.normalize: has no meaning for a model that does translation",
             id="no vectors",
         ),
+        pytest.param(f"[models.m]\n{HUB}tier = 'best'\n", "tier: is 'best', of no family", id="tier alone"),
+        pytest.param(f"[models.m]\n{HUB}family = 'f'\n", "tier: is missing; in a family", id="family alone"),
+        pytest.param(f"[models.m]\n{HUB}family = 'f'\ntier = 'good'\n", "must be one of: best, balanced, fast", id="t"),
+        pytest.param(f"[models.m]\n{HUB}family = 'a b'\ntier = 'best'\n", "family: is 'a b'; a name is", id="family"),
         pytest.param(f"[models.'a b']\n{HUB}", "a model's name is", id="name"),
         pytest.param(f"[models.qwen2.5]\n{HUB}", 'quote it: [models."qwen2.5"]', id="unquoted dot"),
         pytest.param(
@@ -154,6 +158,67 @@ def test_an_error_names_file_table_and_key(file: Path, text: str, expected: str)
 
     assert str(file) in str(caught.value)
     assert expected in str(caught.value)
+
+
+def in_family(tier: str, family: str = "f", task: str = "generation") -> str:
+    return f'task = "{task}"\nengine = "echo"\nfamily = "{family}"\ntier = "{tier}"\n'
+
+
+def test_tiers_of_a_family_may_share_their_weights(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    shared = 'task = "translation"\nsource = "./weights"\nfamily = "f"\n'
+    best = f'[models.a]\n{shared}tier = "best"\nquantization = "float32"\n'
+    (tmp_path / "m.toml").write_text(f'{best}[models.b]\n{shared}tier = "balanced"\nquantization = "int8"\n', "utf-8")
+
+    registry = load([tmp_path / "m.toml"])
+
+    assert registry.get("a").source == registry.get("b").source
+    assert [(spec.family, spec.tier) for spec in registry.all()] == [("f", "best"), ("f", "balanced")]
+
+
+def test_a_tier_that_another_file_has_already_is_told_of_the_later_entry(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text(f"[models.a]\n{in_family('best')}", "utf-8")
+    second.write_text(f"[models.b]\n{in_family('best')}", "utf-8")
+
+    with pytest.raises(BadEntry) as caught:
+        load([first, second])
+
+    assert (caught.value.file, caught.value.table, caught.value.key) == (second, "models.b", "tier")
+    assert "f already has a as its best" in str(caught.value) and "call the entry a to replace it" in str(caught.value)
+
+
+def test_an_entry_of_the_same_name_takes_the_tier_over(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text(f"[models.a]\n{in_family('best')}[models.b]\n{in_family('fast')}", "utf-8")
+    second.write_text(f"[models.a]\n{in_family('fast', 'g')}[models.c]\n{in_family('best')}", "utf-8")
+
+    registry = load([first, second])
+
+    assert {spec.name: (spec.family, spec.tier) for spec in registry.all()} == {
+        "a": ("g", "fast"), "b": ("f", "fast"), "c": ("f", "best")
+    }  # fmt: skip
+
+
+def test_a_family_does_one_task(file: Path) -> None:
+    file.write_text(f"[models.a]\n{in_family('best')}[models.b]\n{in_family('fast', task='embedding')}", "utf-8")
+
+    with pytest.raises(BadEntry, match=r"f does generation already \(a\), and this one embedding"):
+        load([file])
+
+
+def test_an_entry_is_not_added_that_contradicts_a_file_beside(tmp_path: Path) -> None:
+    builtin, own = tmp_path / "a.toml", tmp_path / "b.toml"
+    builtin.write_text(f"[models.a]\n{in_family('best')}", "utf-8")
+    entry = {"task": "generation", "engine": "echo", "family": "f", "tier": "best"}
+
+    with pytest.raises(BadEntry, match="already has a as its best"):
+        add_entry(own, "b", entry, beside=[builtin])
+    assert not own.exists()
+    add_entry(own, "a", entry, beside=[builtin])
+    add_entry(own, "b", {**entry, "tier": "fast"}, beside=[builtin])
+
+    assert [spec.tier for spec in load([builtin, own]).all()] == ["best", "fast"]
 
 
 def test_an_added_entry_is_read_back_as_it_was_given(file: Path) -> None:

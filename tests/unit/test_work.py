@@ -59,6 +59,49 @@ def test_texts_and_copies_are_choices_prompt_by_prompt() -> None:
     assert (made.consumed, made.produced) == (6, 6)
 
 
+def test_the_best_of_a_search_are_choices_of_one_prompt() -> None:
+    made = work({"texts": ["1 2 3 4 5", "b"]}, {"text": "c"}, long_input="truncate", n=2, num_beams=4)
+    assert [(each.tokens, each.choice) for each in made.encoded] == [
+        (("1", " 2", " 3", " 4"), 0), (("b",), 0), (("c",), 0)
+    ]  # fmt: skip
+
+    for at, encoded in enumerate(made.encoded):
+        second = Generation(at, ("x",), "length", -2.5)
+        made.outputs.generations[at] = Generation(at, encoded.tokens, "stop", -0.5, others=(second,))
+    first, last = sorted(results_of(made), key=lambda result: result.idx)
+
+    assert choices(first) == ["1 2 3 4", "x", "b", "x"]
+    assert last.output == {
+        "text": "c",
+        "finish_reason": "length",
+        "choices": [
+            {"text": "c", "finish_reason": "stop", "score": -0.5},
+            {"text": "x", "finish_reason": "length", "score": -2.5},
+        ],
+    }
+    assert first.output is not None and first.output["truncated_tokens"] == 1
+    assert [choice.get("truncated_tokens") for choice in first.output["choices"]] == [1, 1, None, None]
+    assert (first.input_tokens, first.output_tokens) == (5, 7)
+    assert (made.consumed, made.produced) == (6, 9)
+
+
+def test_an_item_fails_when_one_of_its_best_cannot_be_decoded() -> None:
+    class Picky(EchoEngine):
+        def decode(self, generations: Sequence[Generation], params: Params) -> list[str]:
+            if any(each.tokens == ("bad",) for each in generations):
+                raise ValueError("cannot be read")
+            return super().decode(generations, params)
+
+    made = work({"text": "a"}, {"text": "b"}, engine=Picky(CHAT), n=2, num_beams=2)
+    for at, other in enumerate(("bad", "good")):
+        made.outputs.generations[at] = Generation(at, ("x",), "stop", others=(Generation(at, (other,), "stop"),))
+
+    results = sorted(results_of(made), key=lambda result: result.idx)
+
+    assert [result.error_code for result in results] == ["engine_error", None]
+    assert choices(results[1]) == ["x", "good"]
+
+
 def test_a_single_prompt_is_no_list_of_choices() -> None:
     [result] = generated(work({"text": "a"}))
 

@@ -62,11 +62,14 @@ class Params:
 
     `temperature` 0 means deterministic (beam search or greedy); above 0 it samples.
     `stop` strings are literal; output ends before the first one. Languages are the model's own codes.
+    `n` is how many of the best a beam search gives, at most as many as it has beams. Without beams it is 1: samples of
+    one input are prompts of their own.
     """
 
     max_new_tokens: int = 256
     min_new_tokens: int = 0
     num_beams: int = 1
+    n: int = 1
     length_penalty: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -117,7 +120,8 @@ class TokenLogprob:
 class Generation:
     """Output for the prompt at `index` of the call. `score` is the mean log-probability per token, if known.
 
-    An encoder makes a `vector` instead: 32-bit floats, little-endian.
+    `others` are what a search with `n` above 1 found next best, in its order; their `index` is the same. An encoder
+    makes a `vector` instead: 32-bit floats, little-endian.
     """
 
     index: int
@@ -126,6 +130,12 @@ class Generation:
     score: float | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     vector: bytes | None = None
+    others: "tuple[Generation, ...]" = ()
+
+    @property
+    def all(self) -> "tuple[Generation, ...]":
+        """This one and the others, the best first."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)

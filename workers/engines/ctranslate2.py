@@ -39,6 +39,7 @@ from workers.engines.calibration import (
 from workers.engines.convert import converted, locked
 from workers.engines.files import ModelFiles
 from workers.engines.limits import find_limits
+from workers.engines.shortlist import VMAP, find_shortlist
 from workers.engines.stops import cut_text, cut_tokens, has_stop, tail_length
 from workers.engines.tokens import AutoTokens, MarianTokens
 
@@ -96,6 +97,7 @@ class CTranslate2Engine:
         self._limits = find_limits(spec, files, tokens.limit, len(self._forced(_some_params(spec))))
         self._budget = Budget(calibration.batch_tokens)
         self._wants_scores = bool(spec.options.get("scores", False))
+        self._has_shortlist = bool(spec.options.get("shortlist", False))
         self._rate = calibration.tokens_per_second / calibration.inter_threads
         # Twice the replicas, so that each finds its next batch waiting when it ends one.
         self._slots = calibration.inter_threads * 2
@@ -123,7 +125,7 @@ class CTranslate2Engine:
         self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
     ) -> Iterator[Generation]:
         waiting = deque(self._plan(prompts, params))
-        running: dict[Future[list[Output]], list[int]] = {}
+        running: dict[Future[list[list[Output]]], list[int]] = {}
         stopping = threading.Event()
         try:
             while waiting or running:
@@ -136,8 +138,8 @@ class CTranslate2Engine:
                     return
                 for future in done:
                     batch = running.pop(future)
-                    for index, output in zip(batch, self._result(future, prompts, batch), strict=True):
-                        yield Generation(index, output.tokens, output.finish_reason, output.score)
+                    for index, outputs in zip(batch, self._result(future, prompts, batch), strict=True):
+                        yield _generation(index, outputs)
         except OutOfMemory:
             # The other batches hold memory that the next, smaller try will need.
             stopping.set()
@@ -185,7 +187,9 @@ class CTranslate2Engine:
         is_plain = params.repetition_penalty == 1 and params.no_repeat_ngram_size == 0 and params.min_new_tokens == 0
         return is_plain and params.num_beams == 1 and not params.stop and min(lengths, default=2) >= 2
 
-    def _result(self, future: Future[list[Output]], prompts: Sequence[Encoded], batch: Sequence[int]) -> list[Output]:
+    def _result(
+        self, future: Future[list[list[Output]]], prompts: Sequence[Encoded], batch: Sequence[int]
+    ) -> list[list[Output]]:
         try:
             return future.result()
         except (MemoryError, RuntimeError) as exc:
@@ -196,19 +200,21 @@ class CTranslate2Engine:
                 raise
             raise fault from exc
 
-    def _run(self, sources: list[list[str]], params: Params, stopping: threading.Event) -> list[Output]:
+    def _run(self, sources: list[list[str]], params: Params, stopping: threading.Event) -> list[list[Output]]:
+        """The outputs for each source, the best first."""
         if stopping.is_set():
             return []
         callback = self._callback(len(sources), params, stopping)
         if self._is_causal:
-            sequences = self._generated(sources, params, callback)
+            found = self._generated(sources, params, callback)
         else:
-            sequences = self._translated(sources, params, callback)
-        return [self._output(tokens, score, params) for tokens, score in sequences]
+            found = self._translated(sources, params, callback)
+        forced = len(self._forced(params))
+        return [[self._output(*sequence, params, forced) for sequence in sequences] for sequences in found]
 
     def _translated(
         self, sources: list[list[str]], params: Params, callback: Callable[[Any], bool] | None
-    ) -> list[tuple[list[str], float | None]]:
+    ) -> list[list[tuple[list[str], float | None]]]:
         forced = self._forced(params)
         results = self._model.translate_batch(
             sources,
@@ -218,16 +224,18 @@ class CTranslate2Engine:
             max_decoding_length=self._max_new(params) + len(forced),
             min_decoding_length=params.min_new_tokens + len(forced) if params.min_new_tokens else 0,
             callback=callback,
+            # The candidates of a batch are put together, so that an output may depend on its batch-mates.
+            use_vmap=self._has_shortlist,
             **self._options(params),
         )
         return [
-            (_without_prefix(result.hypotheses[0], forced), result.scores[0] if result.scores else None)
+            [(_without_prefix(tokens, forced), score) for tokens, score in _scored(result.hypotheses, result.scores)]
             for result in results
         ]
 
     def _generated(
         self, sources: list[list[str]], params: Params, callback: Callable[[Any], bool] | None
-    ) -> list[tuple[list[str], float | None]]:
+    ) -> list[list[tuple[list[str], float | None]]]:
         results = self._model.generate_batch(
             sources,
             include_prompt_in_result=False,
@@ -236,11 +244,12 @@ class CTranslate2Engine:
             callback=callback,
             **self._options(params),
         )
-        return [(result.sequences[0], result.scores[0] if result.scores else None) for result in results]
+        return [_scored(result.sequences, result.scores) for result in results]
 
     def _options(self, params: Params) -> dict[str, Any]:
         options: dict[str, Any] = {
             "beam_size": params.num_beams,
+            "num_hypotheses": params.n,
             "length_penalty": params.length_penalty if params.num_beams > 1 else 1,
             "repetition_penalty": params.repetition_penalty,
             "no_repeat_ngram_size": params.no_repeat_ngram_size,
@@ -256,10 +265,11 @@ class CTranslate2Engine:
             }
         return options
 
-    def _output(self, tokens: list[str], score: float | None, params: Params) -> Output:
-        if score is not None and params.num_beams > 1 and tokens:
-            # Beams are ranked by the sum over length^penalty; callers are promised the mean.
-            score *= len(tokens) ** (params.length_penalty - 1)
+    def _output(self, tokens: list[str], score: float | None, params: Params, forced: int) -> Output:
+        if score is not None and tokens:
+            # The sum over length^penalty, in which the forced tokens count as long; callers are promised the mean.
+            penalty = params.length_penalty if params.num_beams > 1 else 1
+            score *= (len(tokens) + forced) ** penalty / len(tokens)
         is_ended = bool(tokens) and tokens[-1] in self._ends
         kept = tuple(tokens[:-1] if is_ended else tokens)
         kept, is_stopped = cut_tokens(kept, params.stop, lambda some: self._texts([some])[0])
@@ -324,6 +334,10 @@ def open_ctranslate2(
     with _loading(spec):
         calibration = _calibrated(spec, files, folder, tokens, where, compute_type, recalibrate)
         model = _load(files, folder, where, compute_type, calibration.inter_threads, calibration.intra_threads)
+    details: dict[str, str | int | float | bool] = {"compute_type": model.compute_type, "prefix": spec.prefix}
+    shortlist = find_shortlist(spec, files)
+    if shortlist is not None:
+        details["shortlist"] = shortlist.digest
     recipe = Recipe(
         model=spec.name,
         revision=files.revision,
@@ -333,7 +347,7 @@ def open_ctranslate2(
         engine="ctranslate2",
         engine_version=ctranslate2.__version__,
         device=str(where),
-        details={"compute_type": model.compute_type, "prefix": spec.prefix},
+        details=details,
     )
     return CTranslate2Engine(spec, files, tokens, model, calibration, recipe)
 
@@ -408,19 +422,21 @@ def _measured(
             loaded[pair] = _load(files, folder, device, compute_type, *pair)
         extra = 0 if files.is_encoder_decoder else CAUSAL_OUTPUT_COST
         batch = [chance.choices(plain, k=PROBE_TOKENS) for _ in range(max(1, budget // (PROBE_TOKENS + extra)))]
-        return _probe(loaded[pair], files.is_encoder_decoder, batch, pair[0])
+        return _probe(loaded[pair], files.is_encoder_decoder, batch, pair[0], (folder / VMAP).is_file())
 
     return choose(threads, BUDGETS[device.kind], measure, CALIBRATION_SECONDS)
 
 
-def _probe(model: Any, is_encoder_decoder: bool, batch: list[list[str]], replicas: int) -> Measurement:
+def _probe(
+    model: Any, is_encoder_decoder: bool, batch: list[list[str]], replicas: int, has_shortlist: bool
+) -> Measurement:
     """Keep every replica busy for a moment, each output being as long as its input."""
     length = {"beam_size": 1, "asynchronous": True}
 
     def submit() -> Any:
         if is_encoder_decoder:
             limits = {"max_decoding_length": PROBE_TOKENS, "min_decoding_length": PROBE_TOKENS}
-            return model.translate_batch(batch, **limits, **length)[-1]
+            return model.translate_batch(batch, use_vmap=has_shortlist, **limits, **length)[-1]
         limits = {"max_length": PROBE_TOKENS, "min_length": PROBE_TOKENS}
         return model.generate_batch(batch, include_prompt_in_result=False, **limits, **length)[-1]
 
@@ -452,6 +468,17 @@ def _some_params(spec: ModelSpec) -> Params:
 
 def _without_prefix(tokens: list[str], prefix: tuple[str, ...]) -> list[str]:
     return tokens[len(prefix) :] if tuple(tokens[: len(prefix)]) == prefix else tokens
+
+
+def _scored(sequences: list[list[str]], scores: list[float]) -> list[tuple[list[str], float | None]]:
+    """Each sequence with its score, where there are scores."""
+    told: Sequence[float | None] = scores or [None] * len(sequences)
+    return list(zip(sequences, told, strict=True))
+
+
+def _generation(index: int, outputs: Sequence[Output]) -> Generation:
+    first, *others = [Generation(index, each.tokens, each.finish_reason, each.score) for each in outputs]
+    return replace(first, others=tuple(others))
 
 
 def _strings(tokens: Encoded | Generation) -> list[str]:

@@ -9,6 +9,9 @@ Told by the registry entry's options:
     capacity            tokens beyond which a batch does not fit: OutOfMemory
     unavailable         a text: the model cannot be loaded, for this reason
     markers             true: texts may hold the markers below
+    scores              true: an output has a score, -0.1
+
+Of the `n` best of a search, each says a word less than the one before, and has a score lower by 0.1.
 
 An embedding model answers with 8 numbers that look random but are the same for the same text, of length 1.
 
@@ -32,11 +35,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from models.spec import ModelSpec, Task
 from workers.engines.base import (
     Encoded,
     EngineBroken,
+    FinishReason,
     Generation,
     Limits,
     ModelUnavailable,
@@ -66,6 +71,7 @@ class EchoEngine:
         self._seconds_per_item = float(options.get("seconds_per_item", 0))
         self._capacity = int(options["capacity"]) if "capacity" in options else None
         self._has_markers = bool(options.get("markers", False))
+        self._wants_scores = bool(options.get("scores", False))
         self._budget = Budget(int(options.get("batch_tokens", 4096)))
         self._limits = Limits(spec.max_input_tokens or 1024, spec.max_output_tokens or 1024)
         self._device = device
@@ -127,8 +133,14 @@ class EchoEngine:
         kept, is_stopped = cut_tokens(
             words[: min(params.max_new_tokens, self._limits.max_output)], params.stop, "".join
         )
-        is_whole = is_stopped or len(kept) == len(words)
-        return Generation(index, kept, "stop" if is_whole else "length")
+        reason: FinishReason = "stop" if is_stopped or len(kept) == len(words) else "length"
+        first, *others = [
+            Generation(index, kept[: max(1, len(kept) - rank)], reason, self._score(rank)) for rank in range(params.n)
+        ]
+        return replace(first, others=tuple(others))
+
+    def _score(self, rank: int) -> float | None:
+        return -0.1 * (rank + 1) if self._wants_scores else None
 
     def _seconds(self, texts: Sequence[str]) -> float:
         asked = [float(found) for text in texts for found in SLOW.findall(text)] if self._has_markers else []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from models.params import NUMBERS
+from models.params import NUMBERS, copies
 from models.spec import EngineKind, ModelSpec, Task
 from workers.engines.base import Engine, EngineError, ModelUnavailable, Params
 from workers.engines.files import find_files
@@ -102,9 +102,12 @@ def is_wanted(name: str) -> bool:
 def decoding_params(clean: Mapping[str, Any]) -> Params:
     """The checked parameters of a job (the dict of `models.params.check`, or its JSON) as engines take them.
 
-    `n` is not among them: an engine is handed every copy as a prompt of its own, told apart by `Encoded.choice`.
+    An engine is asked for `n` outputs of a search alone. Of what is sampled it is handed every copy as a prompt of its
+    own, told apart by `Encoded.choice`.
     """
-    values: dict[str, Any] = {name: value for name, value in clean.items() if name != "n"}
+    values: dict[str, Any] = dict(clean)
+    if copies(clean) > 1:
+        del values["n"]
     values["stop"] = tuple(values.get("stop", ()))
     # 1 is as good as 1.0 in JSON, but not to transformers.
     values.update({name: float(values[name]) for name in _FLOATS & values.keys()})

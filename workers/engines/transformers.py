@@ -1,7 +1,7 @@
 """The reference runtime: transformers' own model classes, on CUDA or the CPU, at full or half precision."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -92,8 +92,10 @@ class TransformersEngine:
             # A batch that was stopped half-way is not a result.
             if cancel.is_wanted():
                 return
-            for index, output in zip(batch, outputs, strict=True):
-                yield self._generation(index, output, params)
+            for number, index in enumerate(batch):
+                best = outputs[number * params.n : (number + 1) * params.n]
+                first, *others = [self._generation(index, output, params) for output in best]
+                yield replace(first, others=tuple(others))
 
     def shrink(self) -> bool:
         return self._budget.shrink()
@@ -114,6 +116,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _run(self, prompts: list[Encoded], params: Params, cancel: Cancel) -> list["Output"]:
+        """Prompt after prompt, the `n` best of each."""
         rows = [_ids(prompt) for prompt in prompts]
         longest = max(map(len, rows))
         device = self._model.device
@@ -147,6 +150,7 @@ class TransformersEngine:
         return GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             num_beams=params.num_beams,
+            num_return_sequences=params.n,
             # Where tokens are forced, transformers counts them as new.
             max_new_tokens=self._max_new(params) + len(forced),
             length_penalty=params.length_penalty,
