@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast bench bench-model compatibility lint format clean
+.PHONY: help install demo up test test-fast bench bench-model models-report compatibility lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ bench: install ## Measure ingest, recording, download and memory, without a mode
 
 bench-model: install ## Measure the starter model through the service against plain transformers (about 3 minutes)
 	$(BIN)/python -m benchmarks.heldout
+
+models-report: install ## Measure the models that come with Bushel; write docs/models.md and their cards (DATA=folder)
+	@test -n "$(DATA)" || { echo "Say where the data are: make models-report DATA=folder (docs/models.md says which)"; exit 2; }
+	$(BIN)/python -m training.publish --data "$(DATA)" $(if $(MODELS),--models $(MODELS))
 
 compatibility: install ## Run every SDK version against a real server and write docs/compatibility.md anew
 	BUSHEL_WRITE_COMPATIBILITY=1 $(BIN)/pytest tests/conformance

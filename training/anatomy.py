@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from training.making import CannotMake
+from training.errors import CannotMake
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from training.optimizers import Optimizer
+
 KEPT = 8
 
 
@@ -30,7 +32,7 @@ class Checkpoints:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(self, model: torch.nn.Module, optimizer: Optimizer, progress: Progress) -> None:
         weights = model.state_dict()
         state = {
             "model": weights,
@@ -43,7 +45,7 @@ class Checkpoints:
         for old in self.steps()[:-KEPT]:
             old.unlink()
 
-    def load(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    def load(self, model: torch.nn.Module, optimizer: Optimizer) -> Progress | None:
         """Put the newest state back; None if there is none."""
         path = self._folder / "last.pt"
         if not path.exists():

@@ -1,11 +1,15 @@
 """Teach a small model what a large one says: the teacher's outputs become the targets (Kim and Rush 2016).
 
     python -m training.distil RECIPE.toml --data FOLDER --out FOLDER --model NAME [--url URL] [--beams 4]
+                              [--n-best 4 --learn best|nearest|all]
                               [--student FOLDER] [--references] [--keep 0.9] [--teacher FOLDER]
 
 The teacher is a model of a running Bushel (`bushel up`), which is given the sources of the recipe's training files as
 jobs; the key is found as the `bushel` command finds it. What it answers is kept in OUT/pairs, and asked for once: the
 same command goes on with a job that runs, and with a training that was stopped.
+
+With --n-best, the teacher gives as many answers to each source as its search found best, of which the student learns
+the surest one (--learn best), the one most like the reference (nearest, Kim and Rush's interpolation), or all.
 
 A recipe of kind marian makes a student from nothing. One of kind finetune needs --student, which training.students
 makes; with `kl` in the recipe it learns word by word as well, from the teacher's folder, named by --teacher.
@@ -15,12 +19,16 @@ import argparse
 import dataclasses
 import gzip
 import hashlib
+import io
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -28,13 +36,21 @@ from cli.access import Target
 from cli.client import Client
 from cli.errors import CLIError, Refused
 from cli.wire import Job
+from training.errors import TrainingError
+from training.folders import model_folder
 from training.loop import Run
 from training.pairs import Part
 from training.progress import progress
 from training.recipe import CausalRecipe, FinetuneRecipe, Recipe, load
-from training.train import add_running, begin, task_of
+from training.settings import parse, run
+from training.similarity import similarity
+from training.train import add_running, begin, go, seeded, task_of
 
 _POLL_SECONDS = 0.5
+
+
+class NoLessons(TrainingError):
+    """The teacher cannot be asked, or has not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +72,8 @@ class Lessons:
     def of(self, number: int, part: Part, data: Path, limit: int | None = None) -> Path:
         """Pairs as JSON lines: `source`, `target` (the teacher's), `reference`, `score` (its mean log-probability).
 
-        Each source is there once, and those that the teacher failed at are not.
+        The answers to a source follow each other, the search's best first, and each differs from those before it.
+        Sources that the teacher failed at are not there.
         """
         references: dict[str, str] = {}
         for pair in part.read(data):
@@ -145,19 +162,54 @@ class Lessons:
 
     def _save(self, job: Job, references: Mapping[str, str], pairs: Path) -> dict[str, object]:
         rows = list(references.items())
-        written = 0
+        written = answered = 0
         unfinished = pairs.with_name(f".{pairs.name}")
-        with gzip.open(unfinished, "wt", encoding="utf-8") as file:
+        with _packed(unfinished) as file:
             for result, line in self._client.result_lines(job.id):
-                if result.status != "succeeded" or not (result.text or "").strip():
+                if result.status != "succeeded":
                     continue
                 source, reference = rows[result.index]
-                score = json.loads(line)["output"].get("score")
-                row = {"source": source, "target": result.text, "reference": reference, "score": score}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                written += 1
+                answers = _answers(json.loads(line)["output"])
+                for target, score in answers.items():
+                    row = {"source": source, "target": target, "reference": reference, "score": score}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += len(answers)
+                answered += bool(answers)
         os.replace(unfinished, pairs)
-        return {"pairs": written, "without": len(rows) - written, "truncated_inputs": job.truncated_inputs}
+        return {"pairs": written, "without": len(rows) - answered, "truncated_inputs": job.truncated_inputs}
+
+
+def _answers(output: Mapping[str, Any]) -> dict[str, float | None]:
+    """The texts of one result with their scores, in its order; what differs in its tokens alone is one text."""
+    found: dict[str, float | None] = {}
+    for choice in output.get("choices", [output]):
+        if choice["text"].strip():
+            found.setdefault(choice["text"], choice.get("score"))
+    return found
+
+
+def one_each(pairs: Path, learn: str) -> Path:
+    """A file beside it with one answer for each source: the surest (`best`), or the one most like the reference.
+
+    With `all`, the file itself. Without scores the surest is what the search put first.
+    """
+    if learn == "all":
+        return pairs
+    chosen = pairs.with_name(f"one-{learn}-{pairs.name}")
+    with gzip.open(pairs, "rt", encoding="utf-8") as file, _packed(chosen) as kept:
+        for _, answers in groupby(map(json.loads, file), key=itemgetter("source")):
+            # Of equals the first, which is the better to the search.
+            row = max(answers, key=_likeness if learn == "nearest" else _sureness)
+            kept.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return chosen
+
+
+def _likeness(row: Mapping[str, Any]) -> float:
+    return similarity("chrf", [row["target"]], [row["reference"]])
+
+
+def _sureness(row: Mapping[str, Any]) -> float:
+    return -math.inf if row["score"] is None else float(row["score"])
 
 
 def best(pairs: Path, keep: float) -> Path:
@@ -167,11 +219,11 @@ def best(pairs: Path, keep: float) -> Path:
     with gzip.open(pairs, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     if any(row["score"] is None for row in rows):
-        raise ValueError(f"{pairs} has pairs without a score; set `scores` in the teacher's registry entry")
+        raise NoLessons(f"{pairs} has pairs without a score; set `scores` in the teacher's registry entry")
     ranked = sorted(range(len(rows)), key=lambda place: -rows[place]["score"])
     kept = sorted(ranked[: max(1, round(keep * len(rows)))])
     chosen = pairs.with_name(f"best-{keep:g}-{pairs.name}")
-    with gzip.open(chosen, "wt", encoding="utf-8") as file:
+    with _packed(chosen) as file:
         file.writelines(json.dumps(rows[place], ensure_ascii=False) + "\n" for place in kept)
     return chosen
 
@@ -183,14 +235,20 @@ def taught(
     keep: float = 1.0,
     has_references: bool = False,
     limit: int | None = None,
+    learn: str = "all",
 ) -> Recipe | FinetuneRecipe:
     """The recipe with the teacher's answers in place of its training files' targets, or, if asked, beside them."""
     parts = []
     for number, part in enumerate(recipe.train):
-        pairs = best(lessons.of(number, part, data, limit), keep)
+        pairs = best(one_each(lessons.of(number, part, data, limit), learn), keep)
         file = os.path.relpath(pairs, data)
         parts.append(dataclasses.replace(part, file=file, source="source", target="target"))
     return dataclasses.replace(recipe, train=(*parts, *(recipe.train if has_references else ())))
+
+
+def _packed(path: Path) -> io.TextIOWrapper:
+    """For writing, without the time of it: the same pairs are the same file, and have the same hash in the record."""
+    return io.TextIOWrapper(cast(BinaryIO, gzip.GzipFile(path, "wb", mtime=0)), encoding="utf-8")
 
 
 def _write_whole(path: Path, content: str) -> None:
@@ -209,42 +267,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="the teacher, by its name on the server")
     parser.add_argument("--task", default="translation", choices=["translation", "summarization", "generation"])
     parser.add_argument("--url", help="the server (default: as for the bushel command)")
-    parser.add_argument("--server-data", type=Path, help="the data folder of the `bushel up` that is the server")
     parser.add_argument("--beams", type=int, default=4, help="width of the teacher's search")
+    parser.add_argument("--n-best", type=int, default=1, help="answers to each source, at most as many as --beams")
+    parser.add_argument(
+        "--learn",
+        choices=["best", "nearest", "all"],
+        default="best",
+        help="of several answers: the surest, the one most like the reference, or all (default: best)",
+    )
     parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: the model's)")
     parser.add_argument("--limit", type=int, help="at most so many sources of each training file")
     parser.add_argument("--keep", type=float, default=1.0, help="share of the answers to learn from, by score")
     parser.add_argument("--references", action="store_true", help="learn from the recipe's own targets as well")
-    parser.add_argument("--student", type=Path, help="a folder to go on from, with a recipe of kind finetune")
-    parser.add_argument("--teacher", type=Path, help="the teacher's folder, for a recipe with kl")
+    parser.add_argument("--student", help="a folder or registered model to go on from, with a recipe of kind finetune")
+    parser.add_argument("--teacher", help="the teacher's folder or name in the registry, for a recipe with kl")
     parser.add_argument("--pairs-only", action="store_true", help="ask the teacher; train nothing")
     add_running(parser)
-    asked = parser.parse_args(argv)
+    asked = parse(parser, argv)
     begin(asked.threads)
-    recipe = load(asked.recipe)
+    recipe = seeded(load(asked.recipe), asked.seed)
     if isinstance(recipe, CausalRecipe):
         parser.error("a recipe of texts has no sources to ask a teacher about; take one of kind finetune")
+    if asked.n_best == 1 and asked.learn != "best":
+        parser.error(f"--learn {asked.learn} is for several answers; say --n-best 2 or more")
     params: dict[str, object] = {"num_beams": asked.beams}
+    if asked.n_best != 1:
+        params["n"] = asked.n_best
+    learn = "all" if asked.n_best == 1 else asked.learn
     if asked.max_new_tokens is not None:
         params["max_new_tokens"] = asked.max_new_tokens
+    student, teacher = (model_folder(said, asked.home) if said else None for said in (asked.student, asked.teacher))
     try:
-        with _target(asked.url, asked.server_data).client() as client:
+        with Target(asked.url, asked.home).client() as client:
             lessons = Lessons(client, Asked(asked.model, asked.task, params), asked.out / "pairs")
-            recipe = taught(recipe, lessons, asked.data, asked.keep, asked.references, asked.limit)
-        if asked.pairs_only:
-            return
-        task = task_of(recipe, asked.data, asked.out, asked.student, asked.teacher)
-    except (CLIError, ValueError) as exc:
-        parser.error(str(exc))
-    run = Run(recipe, task, asked.out, {"lessons": lessons.notes(), "keep": asked.keep})
-    if run.train(asked.minutes, asked.finish):
-        run.finish()
-
-
-def _target(url: str | None, data: Path | None) -> Target:
-    usual = Path(os.environ.get("BUSHEL_DATA") or ".bushel")
-    return Target(url, data or usual, is_data_said=data is not None)
+            recipe = taught(recipe, lessons, asked.data, asked.keep, asked.references, asked.limit, learn)
+    except CLIError as exc:
+        raise NoLessons(str(exc)) from exc
+    if not asked.pairs_only:
+        task = task_of(recipe, asked.data, asked.out, student, teacher)
+        go(Run(recipe, task, asked.out, {"lessons": lessons.notes(), "keep": asked.keep, "learn": learn}), asked)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from training.anatomy import Stack, anatomy
+from training.errors import CannotMake
 from training.folders import model_folder, open_model
-from training.making import CannotMake, making, rebuilt
+from training.making import making, rebuilt
+from training.settings import add_again, add_home, parse, run
 
 
 def spaced(layers: int, kept: int) -> list[int]:
@@ -69,10 +71,10 @@ def _origin(name: str, stacks: Mapping[str, Stack], kept: Mapping[str, Sequence[
     return name
 
 
-def drop_layers(source: Path, out: Path, encoder: str | None, decoder: str | None) -> None:
+def drop_layers(source: Path, out: Path, encoder: str | None, decoder: str | None, is_again: bool = False) -> None:
     """Write the model with the chosen layers to `out`."""
     wanted = {name: said for name, said in (("encoder", encoder), ("decoder", decoder)) if said}
-    with making(source, out, "drop_layers", wanted) as made:
+    with making(source, out, "drop_layers", wanted, is_again) as made:
         model = open_model(source)
         sizes = {stack.name: len(stack.of(model)) for stack in anatomy(model.config).stacks}
         kept = {name: choice(said, sizes.get(name, 0)) for name, said in wanted.items()}
@@ -86,11 +88,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--encoder", help="how many layers to keep, or which: 0,2,5")
     parser.add_argument("--decoder", help="how many layers to keep, or which: 0,2,5")
-    asked = parser.parse_args(argv)
+    add_home(parser)
+    add_again(parser)
+    asked = parse(parser, argv)
     if not (asked.encoder or asked.decoder):
         parser.error("say which layers to keep")
-    drop_layers(model_folder(asked.model), asked.out, asked.encoder, asked.decoder)
+    drop_layers(model_folder(asked.model, asked.home), asked.out, asked.encoder, asked.decoder, asked.again)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from training.batching import batches
+from training.errors import BadRecipe, CannotMake
 from training.folders import open_model, open_tokenizer, write_model
 from training.loop import device, hash_of
 from training.pairs import Pair, Part
@@ -104,7 +105,7 @@ class FinetuneTask:
         self.teacher_folder = teacher
         self.teacher = _teacher(teacher, self.tokenizer, self.model) if teacher is not None else None
         if recipe.kl and self.teacher is None:
-            raise ValueError(f"recipe {recipe.name} has kl = {recipe.kl}: name the teacher's folder")
+            raise BadRecipe(f"recipe {recipe.name} has kl = {recipe.kl}: name the teacher's folder")
         self._pad = next(
             each for each in (self.model.config.pad_token_id, self.tokenizer.pad_token_id, 0) if each is not None
         )
@@ -235,10 +236,10 @@ def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float)
 def _teacher(folder: Path, tokenizer: Any, student: Any) -> Any:
     """The teacher, if it says its words with the same ids."""
     if open_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"{folder} has another vocabulary than the student: it can teach sentences, but not words")
+        raise CannotMake(f"{folder} has another vocabulary than the student: it can teach sentences, but not words")
     teacher = open_model(folder).to(student.device)
     if teacher.config.vocab_size != student.config.vocab_size:
-        raise ValueError(f"{folder} has {teacher.config.vocab_size} words, the student {student.config.vocab_size}")
+        raise CannotMake(f"{folder} has {teacher.config.vocab_size} words, the student {student.config.vocab_size}")
     return teacher
 
 

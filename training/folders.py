@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from models.registry import BUILTIN, load
+from models.registry import BUILTIN, RegistryError, load
 from models.snapshots import snapshot
+from training.errors import BadSettings, NoSuchModel
 from workers.engines.files import load_weights
 from workers.engines.quiet import quietly
 
@@ -22,21 +23,27 @@ _NOT_COPIED = (
     "config.json",
     "generation_config.json",
     "record.json",
+    "vmap.txt",
     "README.md",
     "recipe.py",
     "heldout.tsv",
 )
 
 
-def model_folder(said: str, cache: Path = Path("models-cache")) -> Path:
-    """A folder, or that of a model of the built-in registry. ValueError if there is neither."""
+def model_folder(said: str, home: Path | None = None) -> Path:
+    """A folder, or that of a registered model; `home` is Bushel's data folder, where the user's own models.toml and
+    downloaded models are. NoSuchModel if there is neither.
+    """
     if (Path(said) / "config.json").is_file():
         return Path(said)
-    registry = load([BUILTIN])
-    found = {spec.name: spec for spec in registry.all()}.get(said)
-    folder = snapshot(found, cache) if found else None
+    files = [BUILTIN] if home is None else [BUILTIN, home / "models.toml"]
+    try:
+        found = {spec.name: spec for spec in load(files).all()}.get(said)
+    except RegistryError as exc:
+        raise BadSettings(str(exc)) from exc
+    folder = snapshot(found, home / "models" if home is not None else Path()) if found else None
     if folder is None:
-        raise ValueError(f"{said} is neither a model's folder nor a registered model on this machine")
+        raise NoSuchModel(said, f"; `bushel models pull {said}` brings it here" if found else "")
     return folder
 
 

@@ -3,12 +3,16 @@
 Drawn as SVG, with its texts as texts, and as PNG.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from scoring.bootstrap import Interval
+
+# Where a name may stand, seen from its point: offsets in points, and the end of the name that is at the point.
+PLACES = tuple((7 if end == "left" else -7, up, end) for up in (7, -15, 18, -26, 29, -37) for end in ("left", "right"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,6 @@ def draw(points: Sequence[Point], what: str, title: str, folder: Path, is_lower_
 
     best = frontier(points, is_lower_better)
     speeds = [each.speed for each in points]
-    middle = math.sqrt(min(speeds) * max(speeds))
     # The salt names the SVG's parts, so that equal figures make equal files.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "bushel", "font.size": 10}):
         figure = Figure(figsize=(7.5, 4.8), layout="constrained")
@@ -62,16 +65,6 @@ def draw(points: Sequence[Point], what: str, title: str, folder: Path, is_lower_
             axes.errorbar(
                 point.speed, point.quality, yerr=[[below], [above]], fmt="o", color=colour, capsize=3, lw=1, zorder=2
             )
-            # Towards the middle, where there is room for a long name.
-            is_right = point.speed > middle
-            axes.annotate(
-                point.name,
-                (point.speed, point.quality),
-                (-7, -15) if is_right else (7, 7),
-                textcoords="offset points",
-                ha="right" if is_right else "left",
-                color=colour,
-            )
         axes.set_xlabel("items per second (log scale)")
         axes.set_ylabel(f"{what} ({'lower' if is_lower_better else 'higher'} is better)")
         axes.set_title(title, fontsize=10)
@@ -85,8 +78,65 @@ def draw(points: Sequence[Point], what: str, title: str, folder: Path, is_lower_
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+        # Last, as where there is room for a name is known only once all else has its place.
+        _label(figure, axes, points, best, {point: "#1b6ca8" if point in best else "#b0413e" for point in points})
         paths = [folder / "frontier.svg", folder / "frontier.png"]
         # Without the date, so that equal figures make equal files.
         figure.savefig(paths[0], metadata={"Date": None})
         figure.savefig(paths[1], dpi=150)
     return paths
+
+
+def _label(
+    figure: Any, axes: Any, points: Sequence[Point], best: Sequence[Point], colours: Mapping[Point, str]
+) -> None:
+    """Each point's name where it covers no other name, no point and no line, if there is such a place nearby."""
+    from matplotlib.transforms import Bbox
+
+    # This settles the layout, which places on the screen depend on.
+    figure.draw_without_rendering()
+    taken = [*(_bar(axes, point) for point in points), *_line(axes, best)]
+    for point in points:
+        tried: list[tuple[float, int, Any, Any]] = []
+        for across, up, end in PLACES:
+            text = axes.annotate(
+                point.name, (point.speed, point.quality), (across, up), textcoords="offset points", ha=end,
+                color=colours[point], in_layout=False,
+            )  # fmt: skip
+            box = text.get_window_extent()
+            covered = sum(_area(Bbox.intersection(box, other)) for other in taken)
+            outside = box.width * box.height - _area(Bbox.intersection(box, axes.bbox))
+            tried.append((covered + outside, len(tried), text, box))
+            if not covered + outside:
+                break
+        _, place, _, box = min(tried, key=lambda each: each[:2])
+        for _, other, text, _ in tried:
+            if other != place:
+                text.remove()
+        taken.append(box)
+
+
+def _bar(axes: Any, point: Point) -> Any:
+    """The room that a point takes with its interval, on the screen."""
+    from matplotlib.transforms import Bbox
+
+    around = point.interval or Interval(point.quality, point.quality)
+    ends = axes.transData.transform(
+        [(point.speed, around.low), (point.speed, around.high), (point.speed, point.quality)]
+    )
+    return Bbox([ends.min(0) - 6, ends.max(0) + 6])
+
+
+def _line(axes: Any, best: Sequence[Point]) -> list[Any]:
+    """The line between the points, as small boxes."""
+    import numpy as np
+    from matplotlib.transforms import Bbox
+
+    places = axes.transData.transform([(point.speed, point.quality) for point in best])
+    steps = np.linspace(0, 1, 60)[:, None]
+    dots = [dot for one, other in pairwise(places) for dot in one + steps * (other - one)]
+    return [Bbox([dot - 3, dot + 3]) for dot in dots]
+
+
+def _area(box: Any) -> float:
+    return float(box.width * box.height) if box is not None else 0.0

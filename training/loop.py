@@ -4,7 +4,9 @@ import hashlib
 import json
 import logging
 import math
+import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,9 +18,15 @@ import torch
 import transformers
 
 from training.checkpoints import Checkpoints, Progress, average
+from training.curve import Curve
+from training.errors import BadData
+from training.optimizers import optimizer_of
+from training.progress import Bar
 from training.recipe import AnyRecipe, Pace
 
 logger = logging.getLogger("training")
+
+SAID_EVERY = 100  # steps
 
 
 class Task(Protocol):
@@ -79,29 +87,40 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
         self.model = task.model
         pace = recipe.pace
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=pace.rate, betas=(0.9, 0.98), weight_decay=pace.weight_decay, fused=True
-        )
+        self.optimizer = optimizer_of(self.model, pace)
         self.checkpoints = Checkpoints(out / "checkpoints")
         self.progress = self.checkpoints.load(self.model, self.optimizer) or Progress()
         self._chance = Chance(out / "checkpoints")
         self._chance.load(self.progress.step)
+        self._curve = Curve(out / "curve.jsonl", self.progress.step)
         self._record(facts)
 
     def train(self, minutes: float | None = None, is_finishing: bool = False) -> bool:
         """Go on until the end of the decay, or for some minutes; whether the training has ended."""
-        pace, progress = self.recipe.pace, self.progress
         stop_at = None if minutes is None else time.monotonic() + minutes * 60
+        with Bar("training") as bar:
+            is_over = self._train(stop_at, is_finishing, bar)
+        self._keep()
+        return is_over
+
+    def _train(self, stop_at: float | None, is_finishing: bool, bar: Bar) -> bool:
+        pace, progress = self.recipe.pace, self.progress
+        tokens, seconds = progress.tokens, progress.seconds
         for batch in self._batches():
-            if progress.decay_from is None and (is_finishing or self._is_over()):
+            if progress.decay_from is None and (why := self._why_over(is_finishing)):
                 progress.decay_from = progress.step
-            if progress.decay_from is not None and progress.step >= progress.decay_from + pace.decay:
+                self._curve.add("decay", progress, why=why)
+                logger.info("the decay begins at step %d: %s", progress.step, why)
+            end = pace.max_steps if progress.decay_from is None else progress.decay_from
+            if progress.decay_from is not None and progress.step >= end + pace.decay:
                 break
             begun = time.monotonic()
             loss = self._step(batch)
             progress.seconds += time.monotonic() - begun
-            if progress.step % 100 == 0:
-                speed = progress.tokens / progress.seconds
+            bar.show(progress.step, end + pace.decay)
+            if progress.step % SAID_EVERY == 0:
+                speed = (progress.tokens - tokens) / max(progress.seconds - seconds, 1e-9)
+                tokens, seconds = progress.tokens, progress.seconds
                 logger.info(
                     "epoch %d step %d loss %.3f, %.0f target tokens/s", progress.epoch, progress.step, loss, speed
                 )
@@ -110,10 +129,18 @@ class Run:
             if progress.step % pace.validate_every == 0:
                 self._validate("running")
             if stop_at is not None and time.monotonic() > stop_at:
-                self._keep()
                 return False
-        self._keep()
         return True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether OUT/model is there, made by this recipe of these data."""
+        path = self.out / "model" / "record.json"
+        if not path.is_file():
+            return False
+        made = json.loads(path.read_text("utf-8"))
+        said = json.loads((self.out / "record.json").read_text("utf-8"))
+        return all(made.get(key) == value for key, value in said.items() if key != "versions")
 
     def finish(self) -> Path:
         """Write the best of the last checkpoint and the average of the last ones; the folder they are in."""
@@ -124,12 +151,16 @@ class Run:
         scores["average"] = self._validate("average")
         if scores["last"] >= scores["average"]:
             self.model.load_state_dict(last)
-        folder = self.out / "model"
-        folder.mkdir(exist_ok=True)
-        self.task.save(folder)
+        folder, unfinished = self.out / "model", self.out / "model.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        self.task.save(unfinished)
         record = json.loads((self.out / "record.json").read_text("utf-8"))
         record |= {"steps": self.progress.step, "seconds": round(self.progress.seconds, 1), "scores": scores}
-        (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        (unfinished / "record.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        # What an earlier end of this run has written.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
         logger.info("written to %s: %s", folder, scores)
         return folder
 
@@ -138,14 +169,22 @@ class Run:
         while True:
             batches = self.task.batches(progress.epoch)
             if not batches:
-                raise ValueError(f"recipe {self.recipe.name}: its training files have nothing to train on")
+                raise BadData(f"recipe {self.recipe.name}: its training files have nothing to train on")
             for batch in batches[progress.batch :]:
                 progress.batch += 1
                 yield batch
             progress.epoch, progress.batch = progress.epoch + 1, 0
 
-    def _is_over(self) -> bool:
-        return (self.out / "finish").exists() or self.progress.step >= self.recipe.pace.max_steps
+    def _why_over(self, is_finishing: bool) -> str | None:
+        """Why the rate is to decay from now on; None if it is not."""
+        pace = self.recipe.pace
+        if is_finishing or (self.out / "finish").exists():
+            return "asked for"
+        if self.progress.step >= pace.max_steps:
+            return f"{pace.max_steps} steps"
+        if 0 < pace.patience <= self._curve.since_best:
+            return f"no better for {self._curve.since_best} validations"
+        return None
 
     def _step(self, batch: Any) -> float:
         pace = self.recipe.pace
@@ -173,9 +212,7 @@ class Run:
         scores = self.task.scores()
         self.model.train()
         mean = sum(scores) / len(scores)
-        said = {"what": what, **{name: getattr(self.progress, name) for name in Progress.__slots__}, "scores": scores}
-        with (self.out / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(said) + "\n")
+        self._curve.add(what, self.progress, scores)
         logger.info("%s at step %d: %s %s", what, self.progress.step, self.recipe.metric, scores)
         return mean
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from training.errors import AlreadyMade, CannotMake
 from workers.engines.quiet import quietly
 
 # Written anew, or not true of the new model.
@@ -23,10 +24,6 @@ NOT_COPIED = (
     *("recipe.py", "heldout.tsv"),
 )
 PACKAGES = ("torch", "transformers", "ctranslate2", "sentencepiece", "tokenizers", "torchao")
-
-
-class CannotMake(ValueError):
-    """What was asked for cannot be made of this model; the message says why."""
 
 
 class Making:
@@ -51,13 +48,19 @@ class Making:
 
 
 @contextmanager
-def making(source: Path, out: Path, operation: str, settings: Mapping[str, object]) -> Iterator[Making]:
+def making(
+    source: Path, out: Path, operation: str, settings: Mapping[str, object], is_again: bool = False
+) -> Iterator[Making]:
     """A new folder at `out`, there only once the block has ended well; record.json says what was done.
 
-    A folder that is there already is refused, as it may be somebody's only copy.
+    A folder that is there already is refused, as it may be somebody's only copy: with AlreadyMade if it was made of
+    the same weights by the same settings, unless `is_again`, which makes it anew; else with CannotMake.
     """
     if out.exists():
-        raise CannotMake(f"{out} exists already; name another folder, or remove it")
+        if not _is_made(source, out, operation, settings):
+            raise CannotMake(f"{out} exists already, and is something else; name another folder, or remove it")
+        if not is_again:
+            raise AlreadyMade(out)
     unfinished = out.with_name(out.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -73,9 +76,22 @@ def making(source: Path, out: Path, operation: str, settings: Mapping[str, objec
         record["versions"] = versions()
         record["seconds"] = round(time.monotonic() - begun, 2)
         write_json(unfinished / "record.json", record)
+        # The old one is there until the new one is whole.
+        shutil.rmtree(out, ignore_errors=True)
         os.replace(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _is_made(source: Path, out: Path, operation: str, settings: Mapping[str, object]) -> bool:
+    path = out / "record.json"
+    if not path.is_file():
+        return False
+    record = json.loads(path.read_text("utf-8"))
+    # As it would be read back: a tuple is a list there.
+    wanted = json.loads(json.dumps([operation, dict(settings), digest(source)]))
+    found = [record.get("operation"), record.get("settings"), record.get("source", {}).get("weights")]
+    return bool(found == wanted)
 
 
 def rebuilt(model: Any, config: Any, weights: Mapping[str, torch.Tensor]) -> Any:

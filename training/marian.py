@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
@@ -40,6 +41,12 @@ def new_model(shape: Shape, pad: int) -> MarianMTModel:
     return model
 
 
+def pad_of(model: MarianMTModel) -> int:
+    pad = model.config.pad_token_id
+    assert pad is not None
+    return pad
+
+
 def hold_pad_at_zero(model: MarianMTModel) -> None:
     """CTranslate2 starts the decoder from a zero embedding, transformers from the pad row: it has to be zero."""
     shared = model.model.shared.weight
@@ -52,7 +59,7 @@ def loss_of(
     model: MarianMTModel, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], smoothing: float = 0.0
 ) -> torch.Tensor:
     """Mean cross-entropy per target token, in nats; the products are in bfloat16."""
-    pad, device = model.config.pad_token_id, model.device
+    pad, device = pad_of(model), model.device
     source, target = padded(sources, pad).to(device), padded(targets, pad).to(device)
     shifted = torch.cat([torch.full((len(target), 1), pad, device=device), target[:, :-1]], 1)
     with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -71,7 +78,9 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
 @torch.inference_mode()
 def greedy(model: MarianMTModel, sources: Sequence[Sequence[int]], max_tokens: int, batch: int = 64) -> list[list[int]]:
     """Greedy outputs in the order of `sources`."""
-    pad = model.config.pad_token_id
+    pad = pad_of(model)
+    # Its types know nothing of models that have no search of their own.
+    generating: Any = model
     order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
     found: dict[int, list[int]] = {}
     for start in range(0, len(order), batch):
@@ -85,7 +94,7 @@ def greedy(model: MarianMTModel, sources: Sequence[Sequence[int]], max_tokens: i
             eos_token_id=EOS,
             decoder_start_token_id=pad,
         )
-        made = model.generate(rows, attention_mask=(rows != pad).long(), generation_config=settings)
+        made = generating.generate(rows, attention_mask=(rows != pad).long(), generation_config=settings)
         found |= dict(zip(places, made[:, 1:].tolist(), strict=True))
     return [found[place] for place in range(len(sources))]
 
@@ -93,4 +102,4 @@ def greedy(model: MarianMTModel, sources: Sequence[Sequence[int]], max_tokens: i
 def save(model: MarianMTModel, folder: Path) -> None:
     """In half precision; the tokenizer's files are the vocabulary's."""
     # A copy of the whole, so that what is tied stays tied and is written once.
-    copy.deepcopy(model).half().save_pretrained(folder)
+    copy.deepcopy(model).half().save_pretrained(folder)  # type: ignore[no-untyped-call]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from training.errors import BadData
+
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 
 
@@ -49,7 +51,7 @@ class Part:
             row: Any = line.split("\t") if isinstance(self.source, int) else json.loads(line)
             return str(row[self.source]).strip(), str(row[self.target]).strip()
         except (IndexError, KeyError, ValueError) as exc:
-            raise ValueError(f"{where} has no {self.source!r} and {self.target!r}: {exc}") from exc
+            raise BadData(f"{where} has no {self.source!r} and {self.target!r}: {exc}") from exc
 
 
 def lines(path: Path) -> Iterator[str]:

@@ -59,10 +59,14 @@ def measure(
     spec: ModelSpec, cache: Path, limits: Limits, params: Params, items: Sequence[Item], device: str | None = None
 ) -> Perplexity:
     """With the weights and the arithmetic that `spec` names."""
-    files = find_files(spec, cache)
-    tokens = AutoTokens(spec, files)
-    texts = tokenized(spec, files, tokens, limits, params, items)
-    return summed(texts, _all_nats(_reader(spec, files, tokens, cache, device), texts, spec.name))
+    return summed(*_read(spec, cache, limits, params, items, device))
+
+
+def nats(
+    spec: ModelSpec, cache: Path, limits: Limits, params: Params, items: Sequence[Item], device: str | None = None
+) -> list[float]:
+    """How much each item's text surprises, in their order."""
+    return _read(spec, cache, limits, params, items, device)[1]
 
 
 def baseline(
@@ -139,6 +143,15 @@ def _continuations(
             context = context[-max(1, limits.max_input // 2) :] or starts
             kept = target[: max(1, limits.max_input - len(context))]
             yield Text(context, (), kept, len(text.encode()) if len(kept) == len(target) else None)
+
+
+def _read(
+    spec: ModelSpec, cache: Path, limits: Limits, params: Params, items: Sequence[Item], device: str | None
+) -> tuple[list[Text], list[float]]:
+    files = find_files(spec, cache)
+    tokens = AutoTokens(spec, files)
+    texts = tokenized(spec, files, tokens, limits, params, items)
+    return texts, _all_nats(_reader(spec, files, tokens, cache, device), texts, spec.name)
 
 
 def _begin(files: ModelFiles, tokenizer: Any) -> tuple[int, ...]:

@@ -13,6 +13,14 @@ logger = logging.getLogger("training")
 
 LOG_SECONDS = 30.0
 
+
+class Lines(logging.Handler):
+    """Log lines on standard error as it is when they are written: a bar that is there stays below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 Thing = TypeVar("Thing")
 
 
@@ -23,10 +31,35 @@ def progress(things: Iterable[Thing], total: int | None, what: str) -> Iterator[
     return _logged(things, total, what)
 
 
-def _shown(things: Iterable[Thing], total: int | None, what: str) -> Iterator[Thing]:
+class Bar:
+    """A bar on a terminal for a loop whose end may move; elsewhere nothing, the loop writes lines of its own."""
+
+    def __init__(self, what: str) -> None:
+        self._bar = _bar() if sys.stderr.isatty() else None
+        self._task = self._bar.add_task(what, total=None) if self._bar is not None else None
+
+    def __enter__(self) -> "Bar":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+
+def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # On standard error: standard output is for what the tool has found.
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _shown(things: Iterable[Thing], total: int | None, what: str) -> Iterator[Thing]:
+    with _bar() as bar:
         task = bar.add_task(what, total=total)
         for thing in things:
             yield thing

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from training import drop_layers, structured, trim
+from training.settings import called, run
 
 OPERATIONS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "trim": trim.main,
@@ -20,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not said or said[0] not in OPERATIONS:
         print(__doc__)
         raise SystemExit(0 if said[:1] in (["-h"], ["--help"]) else 2)
+    if (name := called.get()) is not None:
+        called.set(f"{name} {said[0]}")
     OPERATIONS[said[0]](said[1:])
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

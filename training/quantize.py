@@ -12,6 +12,7 @@ and for the whole model by how much the log-probabilities of its own outputs cha
 """
 
 import argparse
+import hashlib
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +23,11 @@ from typing import Any
 import ctranslate2
 import torch
 
+from training.errors import CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
-from training.making import CannotMake, Making, making, parameters, write_json
+from training.making import Making, making, parameters, write_json
 from training.progress import progress
+from training.settings import add_again, add_home, parse, run
 from training.smoothing import smooth
 from workers.engines.convert import convert
 from workers.engines.quiet import quietly
@@ -135,12 +138,20 @@ def _scaled(values: Weights, scale: float) -> Weights:
     return (values * scale).round() / scale
 
 
-def quantize(source: Path, out: Path, method: str, texts: Sequence[str] = TEXTS, is_smoothed: bool = False) -> None:
+def quantize(
+    source: Path,
+    out: Path,
+    method: str,
+    texts: Sequence[str] = TEXTS,
+    is_smoothed: bool = False,
+    is_again: bool = False,
+) -> None:
     """Write the quantized model to `out`, with its report."""
     if method not in CTRANSLATE2 and method not in TORCHAO:
         raise CannotMake(f"{method} is not known; known: {', '.join((*CTRANSLATE2, *TORCHAO))}")
-    settings = {"method": method, "texts": len(texts), "smooth": is_smoothed}
-    with making(source, out, "quantize", settings) as made, tempfile.TemporaryDirectory() as scratch:
+    said = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    settings = {"method": method, "texts": len(texts), "sha256": said, "smooth": is_smoothed}
+    with making(source, out, "quantize", settings, is_again) as made, tempfile.TemporaryDirectory() as scratch:
         model = open_model(source)
         batches = _batches(source, model, texts)
         start = source
@@ -324,10 +335,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", choices=(*CTRANSLATE2, *TORCHAO), default="int8")
     parser.add_argument("--texts", type=Path, help="a line each, for the report and for --smooth (default: a few)")
     parser.add_argument("--smooth", action="store_true", help="even out channels before rounding")
-    asked = parser.parse_args(argv)
+    add_home(parser)
+    add_again(parser)
+    asked = parse(parser, argv)
     texts = asked.texts.read_text("utf-8").splitlines() if asked.texts else TEXTS
-    quantize(model_folder(asked.model), asked.out, asked.method, [text for text in texts if text.strip()], asked.smooth)
+    texts = [text for text in texts if text.strip()]
+    quantize(model_folder(asked.model, asked.home), asked.out, asked.method, texts, asked.smooth, asked.again)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.errors import BadRecipe
 from training.pairs import Part
 from training.texts import Source
 
@@ -30,6 +31,7 @@ class Pace:
 
     So a run can be ended whenever there is no more time for it: Hägele et al. 2024 (arXiv 2405.18392) find the
     result as good as a cosine made for that length. `batch_tokens` bounds a batch with its padding, on the longer side.
+    The decay begins when the mean validation score was not better for `patience` validations (0: never for that).
     """
 
     rate: float = 1e-3
@@ -43,6 +45,7 @@ class Pace:
     validate_every: int = 1000
     patience: int = 10
     weight_decay: float = 0.0
+    optimizer: str = "adamw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,14 @@ _KINDS: dict[str, tuple[type[Any], type[Any], type[Any] | None]] = {
 
 
 def load(path: Path) -> AnyRecipe:
-    """The recipe of a file; ValueError for what it must not hold."""
-    said = tomllib.loads(path.read_text("utf-8"))
+    """The recipe of a file; BadRecipe for what it must not hold."""
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise BadRecipe(f"{path} is no TOML: {exc}") from exc
     name = said.pop("kind", "marian")
     if name not in _KINDS:
-        raise ValueError(f"{path}: no kind is called {name!r}; there are {', '.join(_KINDS)}")
+        raise BadRecipe(f"{path}: no kind is called {name!r}; there are {', '.join(_KINDS)}")
     kind, part, shape = _KINDS[name]
     made: dict[str, Any] = {
         side: tuple(_made(part, each) for each in said.pop(side, ())) for side in ("train", "valid")
@@ -143,12 +149,15 @@ def load(path: Path) -> AnyRecipe:
     if shape is not None:
         made["shape"] = _made(shape, said.pop("shape", {}))
     made["pace"] = _made(Pace, said.pop("pace", {}))
-    recipe: AnyRecipe = _made(kind, {"name": path.stem, **said, **made})
+    try:
+        recipe: AnyRecipe = _made(kind, {"name": path.stem, **said, **made})
+    except TypeError as exc:
+        raise BadRecipe(f"{path}: {exc}") from exc
     return recipe
 
 
 def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:
     known = {each.name for each in dataclasses.fields(kind)}
     if unknown := said.keys() - known:
-        raise ValueError(f"unknown in {kind.__name__.lower()}: {', '.join(sorted(unknown))}; known: {sorted(known)}")
+        raise BadRecipe(f"unknown in {kind.__name__.lower()}: {', '.join(sorted(unknown))}; known: {sorted(known)}")
     return kind(**said)

@@ -2,13 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scoring.bootstrap import Difference, Interval
 from scoring.metrics import Agreement
+from training import bias_report, examples
+from training.bias import Bias
+from training.examples import Example
+from training.markdown import table
 from training.perplexity import Perplexity
 
 NAMES: Mapping[str, str] = {
@@ -62,6 +66,18 @@ class Findings:
     agreement: Agreement | None = None
     perplexity: Perplexity | None = None
     baseline: Perplexity | None = None
+    bias: Bias | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Outputs made without a model, which every model must be better than."""
+
+    name: str
+    scores: dict[str, Scored]
+    length_ratio: float
+    copied_whole: float
+    copied_words: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One evaluation. `baseline` is whom the Markdown compares all others with; JSON has every pair."""
+    """One evaluation. `baseline` is whom the Markdown compares all others with; JSON has every pair.
+
+    `resumed` names the models of which some figures are those of an earlier run.
+    """
 
     data: str
     items: int
@@ -86,6 +105,9 @@ class Report:
     shown: tuple[str, ...]
     findings: list[Findings]
     compared: list[Compared]
+    floors: list[Floor] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -98,27 +120,19 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def markdown(report: Report) -> str:
-    """Quality, differences, speed and size, one table each, and below them how they were come by."""
+    """Quality, differences, speed and size, one table each, how they were come by, and what else was asked for."""
     parts = [f"# {report.items:,} items of {report.data}", _quality(report)]
-    if any(each.other == report.baseline for each in report.compared):
-        parts += [f"Against {report.baseline}:", _differences(report)]
+    for other in (report.baseline, *(floor.name for floor in report.floors)):
+        if any(each.other == other for each in report.compared):
+            parts += [f"Against {other}:", _differences(report, other)]
     if any(each.perplexity for each in report.findings):
         parts.append(_perplexities(report))
     parts += [_costs(report), _notes(report)]
+    if found := {each.name: each.bias for each in report.findings if each.bias is not None}:
+        parts.append(bias_report.markdown(found))
+    if report.examples:
+        parts += ["## Examples", examples.markdown(report.examples, report.items)]
     return "\n\n".join(part for part in parts if part)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right.
-
-    >>> print(table(["what", "n"], [["items", "10"]]))
-    | what | n |
-    | :-- | --: |
-    | items | 10 |
-    """
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    # A bar in a name would be taken for the end of its cell.
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (header, rule, *rows))
 
 
 def _quality(report: Report) -> str:
@@ -127,12 +141,14 @@ def _quality(report: Report) -> str:
     header = ["model", *(NAMES[name] for name in report.shown if has_scores)]
     header += ["length", "copied whole", "copied words"] + (["same as twin", "chrF to twin"] if has_twin else [])
     rows = []
-    for each in report.findings:
+    ranked: list[Findings | Floor] = [*report.findings, *report.floors]
+    for each in ranked:
         row = [each.name, *(_scored(each.scores[name]) for name in report.shown if has_scores)]
         row.append("" if each.length_ratio is None else f"{each.length_ratio:.2f}")
         row += [f"{each.copied_whole:.1%}", f"{each.copied_words:.1%}"]
         if has_twin:
-            row += [f"{each.agreement.same:.1%}", f"{each.agreement.chrf:.1f}"] if each.agreement else ["", ""]
+            near = each.agreement if isinstance(each, Findings) else None
+            row += [f"{near.same:.1%}", f"{near.chrf:.1f}"] if near else ["", ""]
         rows.append(row)
     return table(header, rows)
 
@@ -141,11 +157,11 @@ def _scored(scored: Scored) -> str:
     return f"{scored.score:.1f} ({scored.interval.low:.1f} - {scored.interval.high:.1f})"
 
 
-def _differences(report: Report) -> str:
+def _differences(report: Report, other: str) -> str:
     rows = [
         [each.model, *(_difference(each.differences[name]) for name in report.shown)]
         for each in report.compared
-        if each.other == report.baseline
+        if each.other == other
     ]
     return table(["model", *(NAMES[name] for name in report.shown)], rows)
 
@@ -187,6 +203,11 @@ def _notes(report: Report) -> str:
         "process while it worked, libraries included. Cut: inputs longer than the model can take. Unfinished: outputs "
         "that reached the limit of their length.",
     ]
+    if report.resumed:
+        lines.append(
+            f"Of {', '.join(report.resumed)}, figures of an earlier run on this machine were taken up again, so that "
+            "rounds of different models may lie further apart."
+        )
     signatures = {name: scored.signature for each in report.findings for name, scored in each.scores.items()}
     if signatures:
         lines.append(

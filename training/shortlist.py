@@ -1,38 +1,49 @@
 """A lexical shortlist: for each source token, the target tokens that an output may be made of.
 
 python -m training.shortlist MODEL OUT --pairs TRAIN.tsv [--heldout VALID.tsv] [--best 50] [--common 100]
+python -m training.shortlist MODEL OUT --recipe RECIPE.toml --data FOLDER
 
-CTranslate2 computes scores only for the shortlist of what is in a batch, instead of for the whole vocabulary. It reads
-`vmap.txt` beside the converted model: a source token, a tab, its target tokens; the line of the empty source is for
-every batch. OUT is the model converted to int8, with that file, `record.json` and, with held-out pairs, how many of
-their target tokens the lists cover and what decoding with them costs in agreement and gains in speed.
+CTranslate2 computes scores only for the shortlist of what is in a batch, instead of for the whole vocabulary. OUT is a
+copy of the model's folder with the lists in `vmap.txt`, which the engine uses where the model's registry entry has the
+option `shortlist`: a source token, a tab, its target tokens; the line of the empty source is for every batch. A recipe
+is that of a training: its `train` parts make the lists, its `valid` parts judge them. What the lists cover of held-out
+outputs, what they cost in BLEU and chrF and what they gain in speed is printed, and stands in `record.json`.
 The candidates of a batch are put together, so an output can differ with what shares its batch.
 """
 
 import argparse
 import collections
 import itertools
-import json
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
-import sacrebleu
-
+from models.spec import EngineKind, ModelSpec, Task
+from scoring.metrics import metrics
 from training.alignment import align
+from training.errors import BadSettings, CannotMake
 from training.folders import model_folder, open_tokenizer
-from training.languages import told
-from training.making import CannotMake, file_digest, making
+from training.making import file_digest, making
 from training.pairs import Part
 from training.progress import progress
-from workers.engines.convert import convert
+from training.recipe import CausalRecipe, load
+from training.settings import add_again, add_home, parse, run
+from workers.engines.base import Encoded, Engine, EngineError, Params, Prompt
+from workers.engines.calibration import cpu_count
+from workers.engines.files import find_files
+from workers.engines.load import open_engine
+from workers.engines.shortlist import VMAP, has_forced_tokens
 
 Strings = Sequence[str]
-VMAP = "vmap.txt"
+# Which batches coverage is told of.
 BATCH = 32
+BATCH_TOKENS = 1024
+LONGEST = 128
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +81,19 @@ class Coverage:
 class Spelling:
     """A model's tokens as strings, for the pairs of a file."""
 
-    def __init__(self, folder: Path, source_lang: str | None = None, target_lang: str | None = None) -> None:
-        self._tokenizer = told(open_tokenizer(folder), source_lang, target_lang)
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = open_tokenizer(folder)
         # Padding is never said.
         self.special = tuple(each for each in self._tokenizer.all_special_tokens if each != self._tokenizer.pad_token)
 
     def pairs(self, part: Part, folder: Path, most: int) -> list[tuple[Strings, Strings]]:
-        found = []
+        tokenizer, found = self._tokenizer, []
         for pair in progress(itertools.islice(part.read(folder), most), None, "splitting into tokens"):
             tag = f"{pair.tag} " if pair.tag else ""
-            source = self._tokenizer(tag + pair.source, verbose=False)["input_ids"]
-            target = self._tokenizer(text_target=pair.target, verbose=False)["input_ids"]
+            source = tokenizer(tag + pair.source, verbose=False)["input_ids"]
+            target = tokenizer(text_target=pair.target, verbose=False)["input_ids"]
             found.append((self._strings(source), self._strings(target)))
         return found
-
-    def text(self, tokens: Strings) -> str:
-        ids = self._tokenizer.convert_tokens_to_ids(list(tokens))
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def _strings(self, ids: Sequence[int]) -> Strings:
         return tuple(self._tokenizer.convert_ids_to_tokens(ids))
@@ -124,41 +131,95 @@ def coverage(lists: Shortlist, pairs: Sequence[tuple[Strings, Strings]], batch: 
     return Coverage(len(pairs), said / max(1, total), whole / count, size / count, sum(batches) / max(1, len(batches)))
 
 
-def cost(
-    converted: Path, pairs: Sequence[tuple[Strings, Strings]], spelling: Spelling, longest: int = 128
-) -> dict[str, Any]:
-    """What decoding with the lists changes: agreement with decoding without them, chrF, and time."""
-    translator = ctranslate2.Translator(str(converted), inter_threads=1, intra_threads=0)
-    sources = [list(source) for source, _ in pairs]
-    references = [spelling.text(target) for _, target in pairs]
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Held-out texts of one direction, with what they should become."""
 
-    def decoded(size: int, is_short: bool) -> tuple[list[list[str]], float]:
-        begun, made = time.monotonic(), []
-        for start in progress(range(0, len(sources), size), len(sources) // size + 1, "decoding"):
-            found = translator.translate_batch(
-                sources[start : start + size], beam_size=1, max_decoding_length=longest, use_vmap=is_short
-            )
-            made += [result.hypotheses[0] for result in found]
-        return made, time.monotonic() - begun
+    params: Params
+    prompts: Sequence[Prompt]
+    references: Sequence[str]
 
-    decoded(BATCH, False)
-    full, full_seconds = decoded(BATCH, False)
-    short, short_seconds = decoded(BATCH, True)
-    alone, _ = decoded(1, True)
+
+def judged(part: Part, folder: Path, most: int, beams: int) -> Judged:
+    pairs = list(itertools.islice(part.read(folder), most))
+    tag = f"{part.tag} " if part.tag else ""
+    return Judged(
+        Params(max_new_tokens=LONGEST, num_beams=beams),
+        [Prompt(tag + pair.source) for pair in pairs],
+        [pair.target for pair in pairs],
+    )
+
+
+def cost(folder: Path, heldout: Sequence[Judged], compute_type: str) -> dict[str, Any]:
+    """What decoding with the lists of a model's folder changes, by the engine that will do it, on the CPU.
+
+    Outputs are compared with those without lists; `alone` is each text as a batch of its own, where it has the fewest
+    candidates. Times are the better of two, each of all texts.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        engines = [_opened(folder, compute_type, is_short, Path(scratch)) for is_short in (False, True)]
+        try:
+            # The first round warms up.
+            rounds = [[_decoded(engine, heldout) for engine in engines] for _ in range(3)][1:]
+            alone, _ = _decoded(engines[1], heldout, is_alone=True)
+        finally:
+            for engine in engines:
+                engine.close()
+    (full, _), (short, _) = rounds[0]
+    full_seconds, short_seconds = (min(one[place][1] for one in rounds) for place in (0, 1))
+    references = [[reference] for each in heldout for reference in each.references]
+    made = {"full": full, "shortlist": short, "shortlist_alone": alone}
+    scores = {name: metrics(texts, references, names=("bleu", "chrf")) for name, texts in made.items()}
     return {
         "same_outputs": _same(full, short),
-        # Candidates are those of a batch: alone a sentence has fewer.
         "same_outputs_alone": _same(full, alone),
         "changed_by_batch": 1 - _same(short, alone),
-        "chrf": {
-            name: round(sacrebleu.corpus_chrf([spelling.text(each) for each in outputs], [references]).score, 2)
-            for name, outputs in (("full", full), ("shortlist", short), ("shortlist_alone", alone))
+        **{
+            metric: {name: round(found[metric].score, 2) for name, found in scores.items()}
+            for metric in ("bleu", "chrf")
         },
         "seconds": {"full": round(full_seconds, 3), "shortlist": round(short_seconds, 3)},
+        "speedup": round(full_seconds / max(short_seconds, 1e-9), 2),
     }
 
 
-def _same(some: Sequence[Strings], others: Sequence[Strings]) -> float:
+def _opened(folder: Path, compute_type: str, is_short: bool, cache: Path) -> Engine:
+    spec = ModelSpec(
+        folder.name.removesuffix(".unfinished"),
+        Task.TRANSLATION,
+        folder,
+        EngineKind.CTRANSLATE2,
+        quantization=compute_type,
+        # The same for both: two calibrations could differ by more than what is looked for.
+        options={
+            "inter_threads": cpu_count(),
+            "intra_threads": 1,
+            "batch_tokens": BATCH_TOKENS,
+            "shortlist": is_short,
+        },
+    )
+    try:
+        return open_engine(spec, cache, "cpu")
+    except EngineError as exc:
+        raise CannotMake(str(exc)) from exc
+
+
+def _decoded(engine: Engine, heldout: Sequence[Judged], is_alone: bool = False) -> tuple[list[str], float]:
+    """All texts, and the seconds from their tokens to those of the outputs."""
+    texts: list[str] = []
+    seconds = 0.0
+    for each in heldout:
+        encoded = engine.encode(each.prompts, each.params)
+        batches: list[list[Encoded]] = [[one] for one in encoded] if is_alone else [encoded]
+        for batch in progress(batches, len(batches), "decoding"):
+            begun = time.monotonic()
+            made = sorted(engine.generate(batch, each.params, lambda: False), key=lambda one: one.index)
+            seconds += time.monotonic() - begun
+            texts += engine.decode(made, each.params)
+    return texts, seconds
+
+
+def _same(some: Sequence[str], others: Sequence[str]) -> float:
     return sum(one == other for one, other in zip(some, others, strict=True)) / max(1, len(some))
 
 
@@ -168,66 +229,125 @@ def _is_spelled(token: str) -> bool:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How long the lists are, and how many pairs are read to make and to judge them."""
+    """How long the lists are, and how many pairs, of all files together, are read to make and to judge them."""
 
     best: int = 50
     common: int = 100
     pairs: int = 200_000
     judged: int = 500
     compute_type: str = "int8"
+    beams: int = 1
 
 
-def make(source: Path, out: Path, pairs: Part, heldout: Part | None, data: Path, sizes: Sizes) -> None:
-    """Write the converted model with its lists to `out`."""
-    files = {Path(part.file).name: file_digest(data / part.file) for part in (pairs, heldout) if part}
-    with making(source, out, "shortlist", {**asdict(sizes), "tag": pairs.tag, "files": files}) as made:
-        spelling = Spelling(source, pairs.source_lang, pairs.target_lang)
-        lists = shortlist(
-            spelling.pairs(pairs, data, sizes.pairs),
-            sizes.best,
-            sizes.common,
-            spelling.special,
-        )
+def make(
+    source: Path,
+    out: Path,
+    pairs: Sequence[Part],
+    heldout: Sequence[Part],
+    data: Path,
+    sizes: Sizes,
+    is_again: bool = False,
+) -> dict[str, Any]:
+    """Write a copy of the model with its lists to `out`; its record."""
+    settings = {
+        **asdict(sizes),
+        "pairs_of": [_described(part, data) for part in pairs],
+        "heldout": [_described(part, data) for part in heldout],
+    }
+    files = find_files(ModelSpec(source.name, Task.TRANSLATION, source), Path())
+    if not files.is_encoder_decoder or has_forced_tokens(files):
+        # The engine says why when its option is set.
+        raise CannotMake(f"{source}: CTranslate2 has no use for a shortlist with {files.model_type} models")
+    with making(source, out, "shortlist", settings, is_again) as made:
+        spelling = Spelling(source)
+        most = _each(sizes.pairs, pairs)
+        read = [pair for part in pairs for pair in spelling.pairs(part, data, most)]
+        lists = shortlist(read, sizes.best, sizes.common, spelling.special)
         if not lists.of:
-            raise CannotMake(f"{pairs.file} has no pairs to make a shortlist of")
-        # The converter wants to make the folder itself.
-        made.folder.rmdir()
-        convert(source, made.folder, sizes.compute_type)
+            raise CannotMake(f"{', '.join(part.file for part in pairs)}: no pairs to make a shortlist of")
+        for path in {path for pattern in WEIGHTS for path in source.glob(pattern)}:
+            shutil.copyfile(path, made.folder / path.name)
+        made.copy_others()
         lists.write(made.folder / VMAP)
         made.record |= {"sources": len(lists.of), "always": len(lists.always)}
         if heldout:
-            config = json.loads((source / "config.json").read_text("utf-8"))
-            # Position 0 is the start token's.
-            longest = min(128, (config.get("max_position_embeddings") or 512) - 1)
-            judged = spelling.pairs(heldout, data, sizes.judged)
+            most = _each(sizes.judged, heldout)
+            unseen = [pair for part in heldout for pair in spelling.pairs(part, data, most)]
+            asked = [judged(part, data, most, sizes.beams) for part in heldout]
             made.record |= {
-                "coverage": asdict(coverage(lists, judged)),
-                "cost": cost(made.folder, judged, spelling, longest),
+                "coverage": asdict(coverage(lists, unseen)),
+                "cost": cost(made.folder, asked, sizes.compute_type),
             }
+    return made.record
+
+
+def _each(all_pairs: int, parts: Sequence[Part]) -> int:
+    return max(1, all_pairs // max(1, len(parts)))
+
+
+def _described(part: Part, data: Path) -> dict[str, object]:
+    return {**asdict(part), "file": Path(part.file).name, "sha256": file_digest(data / part.file)}
+
+
+def said(record: Mapping[str, Any]) -> str:
+    """The record for the person at the terminal.
+
+    >>> print(said({"sources": 9, "always": 5}))
+    Lists for 9 source tokens; 5 tokens are for every batch.
+    """
+    lines = [f"Lists for {record['sources']} source tokens; {record['always']} tokens are for every batch."]
+    if "cost" in record:
+        covered, cost = record["coverage"], record["cost"]
+        lines += [
+            f"Of {covered['pairs']} held-out pairs, {covered['tokens']:.2%} of the target tokens and "
+            f"{covered['sentences']:.1%} of the sentences can be said, with {covered['candidates']:.0f} candidates a "
+            f"sentence and {covered['candidates_of_batch']:.0f} a batch of {BATCH}.",
+            f"{cost['same_outputs']:.1%} of the outputs stay as they were; {cost['changed_by_batch']:.1%} depend on "
+            "what shares their batch.",
+            *(
+                f"{name}: {cost[key]['full']} without, {cost[key]['shortlist']} with the lists."
+                for key, name in (("bleu", "BLEU"), ("chrf", "chrF"))
+            ),
+            f"Speed: {cost['speedup']} times that without.",
+        ]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder, or a name in the registry")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--pairs", type=Path, required=True, help="tab-separated: source, target")
+    parser.add_argument("--pairs", type=Path, help="tab-separated: source, target")
     parser.add_argument("--heldout", type=Path, help="pairs that coverage and cost are measured on")
+    parser.add_argument("--recipe", type=Path, help="of a training: its files instead of --pairs and --heldout")
+    parser.add_argument("--data", type=Path, default=Path(), help="the folder of the recipe's files")
     parser.add_argument("--best", type=int, default=Sizes.best, help="targets of each source token")
     parser.add_argument("--common", type=int, default=Sizes.common, help="commonest targets, for every batch")
     parser.add_argument("--most-pairs", type=int, default=Sizes.pairs)
     parser.add_argument("--judged", type=int, default=Sizes.judged, help="held-out pairs that are decoded")
+    parser.add_argument("--beams", type=int, default=Sizes.beams, help="for decoding the held-out pairs")
     parser.add_argument("--tag", help="put before every source, as >>deu<<")
-    parser.add_argument("--source-lang", help="for a multilingual model")
-    parser.add_argument("--target-lang", help="for a multilingual model")
-    asked = parser.parse_args(argv)
-    sizes = Sizes(asked.best, asked.common, asked.most_pairs, asked.judged)
-    parts = [
-        Part(str(path.absolute()), 0, 1, asked.tag, asked.source_lang, asked.target_lang) if path else None
-        for path in (asked.pairs, asked.heldout)
-    ]
-    assert parts[0] is not None
-    make(model_folder(asked.model), asked.out, parts[0], parts[1], Path(), sizes)
+    add_home(parser)
+    add_again(parser)
+    asked = parse(parser, argv)
+    sizes = Sizes(asked.best, asked.common, asked.most_pairs, asked.judged, beams=asked.beams)
+    pairs, heldout = _parts(asked)
+    print(said(make(model_folder(asked.model, asked.home), asked.out, pairs, heldout, asked.data, sizes, asked.again)))
+
+
+def _parts(asked: argparse.Namespace) -> tuple[Sequence[Part], Sequence[Part]]:
+    if (asked.recipe is None) == (asked.pairs is None):
+        raise BadSettings("either --pairs or --recipe says what the lists are made of")
+    if asked.recipe is not None:
+        recipe = load(asked.recipe)
+        if isinstance(recipe, CausalRecipe):
+            raise BadSettings(f"{asked.recipe} has texts, not pairs: a shortlist is for models that translate")
+        return recipe.train, recipe.valid
+    pairs, heldout = (
+        [Part(str(path.absolute()), 0, 1, asked.tag)] if path else [] for path in (asked.pairs, asked.heldout)
+    )
+    return pairs, heldout
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import sacrebleu
 
+from training.errors import BadRecipe
+
 
 def similarity(metric: str, made: Sequence[str], wanted: Sequence[str]) -> float:
     """chrF of the corpus, or the mean ROUGE-1 F-measure; both of 100, higher is better."""
     if metric == "chrf":
         return float(sacrebleu.corpus_chrf(made, [wanted]).score)
     if metric != "rouge":
-        raise ValueError(f"no metric is called {metric!r}; there are chrf and rouge")
+        raise BadRecipe(f"no metric is called {metric!r}; there are chrf and rouge")
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rouge1"], use_stemmer=True)

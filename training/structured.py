@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 from training.anatomy import Anatomy, Stack, anatomy
+from training.errors import CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
 from training.languages import told
-from training.making import CannotMake, file_digest, making, parameters, rebuilt
+from training.making import file_digest, making, parameters, rebuilt
 from training.marian import padded
 from training.pairs import Part
 from training.progress import progress
+from training.settings import add_again, add_home, parse, run
 
 Batch = dict[str, torch.Tensor]
 # A matrix that is cut: its name, the dimension, the places that stay.
@@ -196,11 +198,20 @@ def batches_of(
 
 
 def structured(
-    source: Path, out: Path, pairs: Part, data: Path, ffn: float, heads: float, batches: int, size: int = 8
+    source: Path,
+    out: Path,
+    pairs: Part,
+    data: Path,
+    ffn: float,
+    heads: float,
+    batches: int,
+    size: int = 8,
+    is_again: bool = False,
 ) -> None:
     """Write the smaller model to `out`; importance is judged on the first pairs of the file."""
     settings = {"ffn": ffn, "heads": heads, "batches": batches, "pairs": file_digest(data / pairs.file)}
-    with making(source, out, "structured", settings) as made:
+    settings |= {"tag": pairs.tag, "languages": [pairs.source_lang, pairs.target_lang]}
+    with making(source, out, "structured", settings, is_again) as made:
         model = open_model(source)
         made.record["parameters_before"] = parameters(model)
         first = itertools.islice(pairs.read(data), batches * size)
@@ -220,12 +231,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--source-lang", help="for a multilingual model")
     parser.add_argument("--target-lang", help="for a multilingual model")
     parser.add_argument("--tag", help="put before every source, as >>deu<<")
-    asked = parser.parse_args(argv)
+    add_home(parser)
+    add_again(parser)
+    asked = parse(parser, argv)
     if not (0 < asked.ffn <= 1 and 0 < asked.heads <= 1) or asked.ffn == asked.heads == 1:
         parser.error("--ffn and --heads are fractions, and one of them is to be below 1")
     part = Part(asked.pairs.name, 0, 1, asked.tag, asked.source_lang, asked.target_lang)
-    structured(model_folder(asked.model), asked.out, part, asked.pairs.parent, asked.ffn, asked.heads, asked.batches)
+    sizes = (asked.ffn, asked.heads, asked.batches)
+    folder = model_folder(asked.model, asked.home)
+    structured(folder, asked.out, part, asked.pairs.parent, *sizes, is_again=asked.again)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,15 +11,16 @@ the last among them, as DistilBART's are (Shleifer and Rush 2020, arXiv 2010.130
 import argparse
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.errors import CannotMake
 from training.folders import model_folder, open_model, write_model
-from training.loop import hash_of, versions
+from training.making import Making, making
+from training.settings import add_again, add_home, parse, run
 
 _LAYER = re.compile(r"(?P<before>(?:^|\.)(?:(?P<side>encoder|decoder)\.)?(?:layers|block|h)\.)(?P<number>\d+)(?=\.)")
 # What architectures call the number of layers; the first that the config has is meant.
@@ -37,7 +38,7 @@ def spaced(kept: int, there: int) -> list[int]:
     ([0, 2, 4, 7, 9, 11], [0, 6, 11], [0])
     """
     if not 1 <= kept <= there:
-        raise ValueError(f"{kept} layers cannot be kept of {there}")
+        raise CannotMake(f"{kept} layers cannot be kept of {there}")
     if kept == 1:
         return [0]
     return [round(place * (there - 1) / (kept - 1)) for place in range(kept)]
@@ -68,7 +69,7 @@ def select_layers(teacher: Any, kept: Mapping[str, Sequence[int]]) -> Any:
             renamed[new] = value
     missing, unexpected = student.load_state_dict(renamed, strict=False)
     if missing or unexpected:
-        raise ValueError(f"the layers of {config.model_type} are not where they are looked for: {missing}{unexpected}")
+        raise CannotMake(f"the layers of {config.model_type} are not where they are looked for: {missing}{unexpected}")
     student.generation_config = teacher.generation_config
     return student.eval()
 
@@ -77,7 +78,7 @@ def anew(teacher: Any, sizes: Mapping[str, Any], seed: int = 1) -> Any:
     """The teacher's architecture with other sizes and random weights."""
     said = teacher.config.to_dict()
     if unknown := sizes.keys() - said.keys():
-        raise ValueError(f"unknown to {teacher.config.model_type}: {', '.join(sorted(unknown))}")
+        raise CannotMake(f"unknown to {teacher.config.model_type}: {', '.join(sorted(unknown))}")
     torch.manual_seed(seed)
     # What follows from the number of layers is to be worked out again.
     config = type(teacher.config).from_dict({key: said[key] for key in said if key != "layer_types"} | dict(sizes))
@@ -89,29 +90,38 @@ def anew(teacher: Any, sizes: Mapping[str, Any], seed: int = 1) -> Any:
 
 
 def make_student(
-    folder: Path, out: Path, counts: Mapping[str, int] | None = None, sizes: Mapping[str, Any] | None = None
+    folder: Path,
+    out: Path,
+    counts: Mapping[str, int] | None = None,
+    sizes: Mapping[str, Any] | None = None,
+    seed: int = 1,
+    is_again: bool = False,
 ) -> Path:
-    """Write a student of the folder's model: `counts` layers on each side, or anew with other `sizes`."""
-    begun = time.monotonic()
-    teacher = open_model(folder)
+    """Write a student of the folder's model: `counts` layers on each side, or anew with other `sizes`.
+
+    `seed` is for the weights that are made anew.
+    """
+    settings = {"counts": counts, "sizes": sizes, "seed": seed} if sizes else {"counts": counts}
+    with making(folder, out, "student", settings, is_again) as made:
+        _make(made, counts, sizes, seed)
+    return out
+
+
+def _make(made: Making, counts: Mapping[str, int] | None, sizes: Mapping[str, Any] | None, seed: int) -> None:
+    teacher = open_model(made.source)
     there = layers_of(teacher.config)
     if bool(counts) == bool(sizes):
-        raise ValueError("say either how many layers to keep, or which sizes to make anew")
+        raise CannotMake("say either how many layers to keep, or which sizes to make anew")
     if unknown := (counts or {}).keys() - there.keys():
-        raise ValueError(f"{teacher.config.model_type} has no {' and no '.join(map(repr, sorted(unknown)))} side")
+        raise CannotMake(f"{teacher.config.model_type} has no {' and no '.join(map(repr, sorted(unknown)))} side")
     kept = {side: spaced((counts or {}).get(side, count), count) for side, count in there.items()}
-    student = anew(teacher, sizes) if sizes else select_layers(teacher, kept)
-    write_model(student, folder, out)
-    record = {
+    student = anew(teacher, sizes, seed) if sizes else select_layers(teacher, kept)
+    write_model(student, made.source, made.folder)
+    made.record |= {
         "made": "anew" if sizes else "by layer selection",
         **({"sizes": dict(sizes)} if sizes else {"layers": kept}),
-        "teacher": {path.name: hash_of(path) for path in sorted(folder.glob("*.safetensors"))},
         "parameters": {"teacher": teacher.num_parameters(), "student": student.num_parameters()},
-        "versions": versions(),
-        "seconds": round(time.monotonic() - begun, 2),
     }
-    (out / "record.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    return out
 
 
 def _renamed(name: str, wanted: Mapping[str, Mapping[int, int]]) -> str | None:
@@ -140,14 +150,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoder-layers", type=int)
     parser.add_argument("--layers", type=int, help="of a causal model")
     parser.add_argument("--anew", type=_size, action="append", metavar="NAME=VALUE", help="a size in its config")
-    asked = parser.parse_args(argv)
+    parser.add_argument("--seed", type=int, default=1, help="of the weights that are made anew")
+    add_home(parser)
+    add_again(parser)
+    asked = parse(parser, argv)
     said = {"encoder": asked.encoder_layers, "decoder": asked.decoder_layers, "": asked.layers}
-    try:
-        counts = {side: count for side, count in said.items() if count is not None}
-        make_student(model_folder(asked.teacher), asked.out, counts, dict(asked.anew or ()))
-    except ValueError as exc:
-        parser.error(str(exc))
+    counts = {side: count for side, count in said.items() if count is not None}
+    folder = model_folder(asked.teacher, asked.home)
+    make_student(folder, asked.out, counts, dict(asked.anew or ()), asked.seed, asked.again)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

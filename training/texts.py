@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.errors import BadData
 from training.pairs import lines
 
 
@@ -22,4 +23,4 @@ class Source:
             try:
                 yield self.template.format_map(json.loads(line)).strip()
             except (KeyError, ValueError, TypeError) as exc:
-                raise ValueError(f"{path}:{number} does not fill {self.template!r}: {exc}") from exc
+                raise BadData(f"{path}:{number} does not fill {self.template!r}: {exc}") from exc

@@ -11,6 +11,7 @@ named by --model, goes on learning from pairs).
 """
 
 import argparse
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +19,24 @@ from pathlib import Path
 import torch
 
 from training.causal import CausalTask
+from training.errors import AlreadyTrained, BadSettings
 from training.finetune import FinetuneTask
+from training.folders import model_folder
 from training.loop import Run, Task
 from training.marian_task import MarianTask
+from training.progress import Lines
 from training.recipe import AnyRecipe, CausalRecipe, FinetuneRecipe, load
+from training.settings import add_home, parse, run
 
 
 def task_of(recipe: AnyRecipe, data: Path, out: Path, model: Path | None = None, teacher: Path | None = None) -> Task:
-    """What the recipe trains. ValueError for a folder that is missing, or that has no use."""
+    """What the recipe trains. BadSettings for a folder that is missing, or that has no use."""
     if isinstance(recipe, FinetuneRecipe):
         if model is None:
-            raise ValueError(f"recipe {recipe.name} goes on from a model's folder; name it with --model")
+            raise BadSettings(f"recipe {recipe.name} goes on from a model's folder; name it with --model")
         return FinetuneTask(recipe, model, data, teacher)
     if model is not None or teacher is not None:
-        raise ValueError(f"recipe {recipe.name} begins from nothing: --model and --teacher are for finetune")
+        raise BadSettings(f"recipe {recipe.name} begins from nothing: --model and --teacher are for finetune")
     return CausalTask(recipe, data, out) if isinstance(recipe, CausalRecipe) else MarianTask(recipe, data, out)
 
 
@@ -42,33 +47,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are in")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", type=Path, help="finetune: the folder to go on from")
-    parser.add_argument("--teacher", type=Path, help="finetune: a folder to learn word by word from")
+    parser.add_argument("--model", help="finetune: the folder, or the registered model, to go on from")
+    parser.add_argument("--teacher", help="finetune: a folder or a registered model to learn word by word from")
     add_running(parser)
-    asked = parser.parse_args(argv)
+    asked = parse(parser, argv)
     begin(asked.threads)
-    recipe = load(asked.recipe)
-    try:
-        task = task_of(recipe, asked.data, asked.out, asked.model, asked.teacher)
-    except ValueError as exc:
-        parser.error(str(exc))
-    run = Run(recipe, task, asked.out)
-    if run.train(asked.minutes, asked.finish):
-        run.finish()
+    recipe = seeded(load(asked.recipe), asked.seed)
+    model, teacher = (model_folder(said, asked.home) if said else None for said in (asked.model, asked.teacher))
+    go(Run(recipe, task_of(recipe, asked.data, asked.out, model, teacher), asked.out), asked)
+
+
+def go(running: Run, asked: argparse.Namespace) -> None:
+    """Train to the end, or for as long as there is; a training that has ended stays as it is."""
+    if running.is_finished:
+        raise AlreadyTrained(running.out / "model")
+    if running.train(asked.minutes, asked.finish):
+        running.finish()
+
+
+def seeded(recipe: AnyRecipe, seed: int | None) -> AnyRecipe:
+    return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
     """The options of every command that trains."""
+    parser.add_argument("--seed", type=int, help="of all that is random (default: the recipe's)")
+    add_home(parser)
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on later")
     parser.add_argument("--finish", action="store_true", help="begin the decay of the learning rate now")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
 
 
 def begin(threads: int | None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[Lines()])
     if threads:
         torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

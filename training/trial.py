@@ -79,9 +79,12 @@ class Trial:
     def load(self) -> Loaded:
         return cast(Loaded, self._ask("load"))
 
-    def run(self, texts: Sequence[str]) -> Round:
-        """Work through the texts once. The order within is the engine's business, as it is in a job."""
-        return cast(Round, self._ask("run", list(texts)))
+    def run(self, texts: Sequence[str], params: Params | None = None) -> Round:
+        """Work through the texts once. The order within is the engine's business, as it is in a job.
+
+        `params` are for this once, None for those of the trial.
+        """
+        return cast(Round, self._ask("run", list(texts), params))
 
     def peak_bytes(self) -> int:
         """The highest resident size since the model was loaded."""
@@ -90,6 +93,10 @@ class Trial:
     def perplexity(self, items: Sequence[Item]) -> Perplexity:
         """This gives the engine's memory back first; `run` is over."""
         return cast(Perplexity, self._ask("perplexity", list(items)))
+
+    def nats(self, texts: Sequence[str]) -> list[float]:
+        """How much each text surprises the model; like `perplexity`, when `run` is over."""
+        return cast(list[float], self._ask("nats", list(texts)))
 
     def baseline(self, items: Sequence[Item], training: Sequence[Item]) -> Perplexity:
         """That of a 3-gram model of the same tokens which has read `training`."""
@@ -145,10 +152,10 @@ class _Bench:
         _forget_peak()
         return Loaded(seconds, shipped, used, asdict(engine.recipe))
 
-    def run(self, texts: list[str]) -> Round:
+    def run(self, texts: list[str], other: Params | None) -> Round:
         if self._engine is None:
             raise RuntimeError("the model is not loaded")
-        engine, params = self._engine, self._job.params
+        engine, params = self._engine, other or self._job.params
         began = time.perf_counter()
         prompts = engine.encode([Prompt(text) for text in texts], params)
         made = sorted(engine.generate(prompts, params, lambda: False), key=lambda each: each.index)
@@ -171,17 +178,27 @@ class _Bench:
     def perplexity(self, items: list[Item]) -> Perplexity:
         from training.perplexity import measure
 
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        self._close()
         job = self._job
         return measure(job.spec, job.cache, self._limits, job.params, items, job.device)
+
+    def nats(self, texts: list[str]) -> list[float]:
+        from training.perplexity import nats
+
+        self._close()
+        job = self._job
+        return nats(job.spec, job.cache, self._limits, job.params, [Item(text) for text in texts], job.device)
 
     def baseline(self, items: list[Item], training: list[Item]) -> Perplexity:
         from training.perplexity import baseline
 
         job = self._job
         return baseline(job.spec, job.cache, self._limits, job.params, items, training)
+
+    def _close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
 
 def _serve(connection: Connection, job: _Job) -> None:
@@ -191,6 +208,7 @@ def _serve(connection: Connection, job: _Job) -> None:
         "run": bench.run,
         "peak": bench.peak,
         "perplexity": bench.perplexity,
+        "nats": bench.nats,
         "baseline": bench.baseline,
     }
     while True:

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 
 import torch
 
+from training.errors import CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
-from training.making import CannotMake, Making, file_digest, making, parameters, rebuilt
+from training.making import Making, file_digest, making, parameters, rebuilt
 from training.pieces import NORMAL, Pieces
 from training.progress import progress
+from training.settings import add_again, add_home, parse, run
 from workers.engines.quiet import quietly
 
 OPENERS = {".gz": gzip.open, ".xz": lzma.open}
@@ -242,14 +244,14 @@ class Trimming:
     characters: bool = False
 
 
-def trim(source: Path, out: Path, asked: Trimming) -> None:
+def trim(source: Path, out: Path, asked: Trimming, is_again: bool = False) -> None:
     """Write the model with the smaller vocabulary to `out`."""
     settings = {
         "texts": {path.name: file_digest(path) for path in asked.texts},
         "least": asked.least,
         "characters": asked.characters,
     }
-    with making(source, out, "trim", settings) as made:
+    with making(source, out, "trim", settings, is_again) as made:
         model = open_model(source)
         tokens = tokens_of(source, model.config)
         counts = tokens.used(progress(_lines(asked.texts), None, "reading texts"))
@@ -326,9 +328,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--least", type=int, default=1, help="how often a token has to occur to stay")
     parser.add_argument("--keep-characters", action="store_true", help="keep every single character")
-    asked = parser.parse_args(argv)
-    trim(model_folder(asked.model), asked.out, Trimming(tuple(asked.texts), asked.least, asked.keep_characters))
+    add_home(parser)
+    add_again(parser)
+    asked = parse(parser, argv)
+    wanted = Trimming(tuple(asked.texts), asked.least, asked.keep_characters)
+    trim(model_folder(asked.model, asked.home), asked.out, wanted, asked.again)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -66,5 +66,6 @@ class Vocabulary:
             "pad_token": "<pad>",
             "separate_vocabs": False,
         }
-        for name, content in (("vocab.json", ids), ("tokenizer_config.json", settings)):
+        # The last one says that all are there.
+        for name, content in (("tokenizer_config.json", settings), ("vocab.json", ids)):
             (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")

@@ -21,7 +21,8 @@ from tests.ledger import Ledger
 from tests.training.tiny import finetune_recipe, marian_recipe, write_data
 from tests.working import AnsweredDoorbell, working
 from training import distil, students
-from training.distil import Asked, Lessons, best
+from training.distil import Asked, Lessons, NoLessons, best
+from training.errors import CannotMake
 from training.finetune import FinetuneTask, divergence
 from training.folders import open_model
 from training.loop import Run
@@ -35,6 +36,12 @@ task = "translation"
 source = "."
 engine = "echo"
 default = true
+
+[models.scorer]
+task = "translation"
+source = "."
+engine = "echo"
+options = { scores = true }
 """
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "marian": tiny.make_marian,
@@ -159,12 +166,11 @@ def test_a_student_that_cannot_be_made_is_refused(
     reason: str,
     folders: Callable[[str], Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(CannotMake, match=reason):
         students.main([str(folders("marian")), str(tmp_path / "s"), *arguments])
 
-    assert reason in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
@@ -175,7 +181,11 @@ def test_a_folder_goes_on_learning(kind: str, folders: Callable[[str], Path], da
     run.train()
     folder = run.finish()
 
-    curve = [json.loads(line)["scores"][0] for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()]
+    curve = [
+        said["scores"][0]
+        for line in (tmp_path / "out" / "curve.jsonl").read_text().splitlines()
+        if "scores" in (said := json.loads(line))
+    ]
     assert curve[-1] > curve[0]
     assert outputs(open_model(folder)).isfinite().all()
     if kind == "marian":
@@ -256,6 +266,44 @@ def test_answers_come_from_a_job_and_are_kept(teacher: Client, server: LiveAPI, 
     assert lessons.notes()[0]["pairs"] == len(rows)
 
 
+def kept(path: Path) -> list[tuple[str, str, float | None]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [(row["source"], row["target"], row["score"]) for row in map(json.loads, file)]
+
+
+def test_the_best_of_a_search_are_all_kept_in_its_order(teacher: Client, data: Path, tmp_path: Path) -> None:
+    lessons = Lessons(teacher, Asked("scorer", params={"num_beams": 4, "n": 3}), tmp_path / "pairs")
+
+    rows = kept(lessons.of(0, Part("pairs.tsv", 0, 1), data))
+
+    sources = dict.fromkeys(line.split("\t")[0] for line in (data / "pairs.tsv").read_text("utf-8").splitlines())
+    # The echo's second says a word less; of two words nothing is left to be left out but one.
+    expected = []
+    for source in sources:
+        words = source.split()
+        answers = dict.fromkeys(" ".join(words[: max(1, len(words) - rank)]) for rank in range(3))
+        expected += [(source, text, -0.1 * (rank + 1)) for rank, text in enumerate(answers)]
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    assert [row[2] for row in rows] == pytest.approx([row[2] for row in expected])
+    [note] = lessons.notes()
+    assert (note["pairs"], note["without"]) == (len(rows), 0)
+    assert len(rows) > 2 * len(sources)
+
+
+def test_one_answer_of_several_is_the_surest_or_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl.gz"
+    answers = [("a", "one two", -0.3), ("a", "one", -0.1), ("b", "eins", -0.2), ("b", "zwei", -0.2), ("c", "x", None)]
+    references = {"a": "one two three", "b": "zwei", "c": "y"}
+    with gzip.open(path, "wt") as file:
+        for source, target, score in answers:
+            row = {"source": source, "target": target, "reference": references[source], "score": score}
+            file.write(json.dumps(row) + "\n")
+
+    assert [row[:2] for row in kept(distil.one_each(path, "best"))] == [("a", "one"), ("b", "eins"), ("c", "x")]
+    assert [row[:2] for row in kept(distil.one_each(path, "nearest"))] == [("a", "one two"), ("b", "zwei"), ("c", "x")]
+    assert distil.one_each(path, "all") == path
+
+
 def test_other_wishes_are_another_job(teacher: Client, data: Path, tmp_path: Path) -> None:
     part = Part("pairs.tsv", 0, 1)
 
@@ -272,7 +320,8 @@ def test_a_job_that_was_begun_is_gone_on_with(teacher: Client, data: Path, tmp_p
     whole = path.read_bytes()
     path.unlink()
 
-    assert gzip.decompress(lessons.of(0, part, data).read_bytes()) == gzip.decompress(whole)
+    assert lessons.of(0, part, data).read_bytes() == whole
+    assert whole[4:8] == bytes(4), "the time of writing is not among it"
     assert len(list(teacher.jobs())) == 1
 
 
@@ -292,6 +341,57 @@ def test_the_surest_answers_are_kept_in_order(tmp_path: Path) -> None:
     with gzip.open(best(path, 0.5), "rt") as file:
         assert [json.loads(line)["source"] for line in file] == ["b", "d"]
     assert best(path, 1.0) == path
+
+
+@pytest.mark.parametrize(("learn", "pairs"), [("best", 80), ("all", None)])
+def test_a_student_learns_of_the_n_best(
+    learn: str,
+    pairs: int | None,
+    server: LiveAPI,
+    key: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BUSHEL_API_KEY", key)
+    config = tmp_path / "distil.toml"
+    config.write_text(f'n-best = 3\nlearn = "{learn}"\nmodel = "scorer"\n')
+    recipe = marian_recipe(tmp_path, steps=8, pieces=40)
+
+    asked = [str(recipe), "--data", str(data), "--out", str(tmp_path / "out"), "--config", str(config)]
+    distil.main([*asked, "--url", server.url, "--threads", "1"])
+
+    record = json.loads((tmp_path / "out" / "model" / "record.json").read_text())
+    assert record["lessons"][0]["wanted"]["params"]["n"] == 3
+    assert record["learn"] == learn
+    assert record["pairs"] == (pairs or record["lessons"][0]["pairs"])
+    assert record["lessons"][0]["pairs"] > 160
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param(["--n-best", "5"], "num_beams 4 has no 5 best outputs", id="beams"),
+        pytest.param(["--learn", "all"], "say --n-best 2 or more", id="one answer"),
+    ],
+)
+def test_more_answers_than_a_search_has_are_refused(
+    options: list[str],
+    said: str,
+    server: LiveAPI,
+    key: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BUSHEL_API_KEY", key)
+    asked = [str(marian_recipe(tmp_path)), "--data", str(data), "--out", str(tmp_path / "out"), "--model", "teacher"]
+
+    with pytest.raises((NoLessons, SystemExit)) as caught:
+        distil.main([*asked, "--url", server.url, *options])
+
+    assert said in str(caught.value) + capsys.readouterr().err
 
 
 @pytest.mark.parametrize("with_references", [False, True])

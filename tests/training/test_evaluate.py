@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from models.registry import BUILTIN, load
 from models.spec import EngineKind, ModelSpec, Task
 from tests import models as tiny
 from training.contenders import BadContender, contenders
-from training.evaluate import BadRequest, main, plan
+from training.evaluate import main
 from training.perplexity import measure
+from training.plan import BadRequest, plan
 from training.references import BadReferences, Item, read
 from training.trial import Trial, TrialFailed
 from workers.engines.base import Limits, Params
@@ -21,6 +23,7 @@ from workers.engines.base import Limits, Params
 SETTINGS = "options.inter_threads=1,options.intra_threads=1,options.batch_tokens=512"
 REGISTRY = load([BUILTIN])
 DRAFT = "tatoeba-en-de-draft"
+FLOOR = "source, untranslated"
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +197,12 @@ def test_translators_are_evaluated_in_one_run(folder: Path, tmp_path: Path, caps
     assert len(fast["speed"]["seconds"]) == 2
     assert set(fast["scores"]) == {"bleu", "chrf", "rouge1", "rouge2", "rougeL"}
     assert fast["perplexity"]["tokens"] == full["perplexity"]["tokens"]
-    assert {(each["model"], each["other"]) for each in found["compared"]} == {("fast", "full"), ("full", "fast")}
+    assert {(each["model"], each["other"]) for each in found["compared"]} == {
+        ("fast", "full"), ("full", "fast"), ("fast", FLOOR), ("full", FLOOR),
+    }  # fmt: skip
+    [floor] = found["floors"]
+    # The first reference of each item is its source.
+    assert (floor["name"], floor["copied_whole"], floor["scores"]["chrf"]["score"]) == (FLOOR, 1, 100)
     rows = [json.loads(line) for line in (out / "outputs" / "full.jsonl").read_text("utf-8").splitlines()]
     assert [row["source"] for row in rows] == list(tiny.CORPUS)
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
@@ -221,6 +229,144 @@ def test_a_causal_model_is_held_against_a_3_gram_baseline(folder: Path, tmp_path
     assert found["baseline"]["perplexity"] < found["perplexity"]["perplexity"]
     assert found["baseline"]["tokens"] == found["perplexity"]["tokens"]
     assert (out / "frontier.svg").is_file()
+
+
+def test_a_causal_model_is_asked_what_the_bias_probe_asks(folder: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in tiny.CORPUS), "utf-8")
+
+    status = main([
+        "--models", f"llama={folder}/llama,{SETTINGS}", "--task", "generation", "--data", str(data), "--out", str(out),
+        "--bias", "--no-perplexity", "--rounds", "1", "--samples", "40", "--param", "max_new_tokens=3",
+        "--cache", str(tmp_path / "cache"), "--device", "cpu",
+    ])  # fmt: skip
+
+    assert status == 0
+    [found] = json.loads((out / "report.json").read_text("utf-8"))["findings"]
+    assert found["bias"]["language"] == "en"
+    assert found["bias"]["changes"]["explicit"]["beyond_words"]["count"] > 50
+    assert 0 <= found["bias"]["preferred"]["value"] <= 100
+    assert "does not show" in (out / "report.md").read_text("utf-8")
+
+
+# Configuration, and going on after an interruption.
+
+
+@pytest.fixture
+def config(folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "evaluation.toml"
+    (tmp_path / "data.tsv").write_text("".join(f"{text}\t{text[::-1]}\n" for text in tiny.CORPUS), "utf-8")
+    path.write_text(
+        f"""
+models = ["one={folder}/bart,{SETTINGS}", "two={folder}/bart,quantization=int8,{SETTINGS}"]
+task = "summarization"
+data = "{tmp_path}/data.tsv"
+out = "{tmp_path}/out"
+twin = ["one"]
+param = {{ max_new_tokens = 5, num_beams = 1 }}
+perplexity = true
+rounds = 2
+samples = 40
+examples = 2
+device = "cpu"
+cache = "{tmp_path}/cache"
+""",
+        "utf-8",
+    )
+    return path
+
+
+def found_in(out: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads((out / "report.json").read_text("utf-8")))
+
+
+def seconds(out: Path) -> dict[str, list[float]]:
+    return {each["name"]: each["speed"]["seconds"] for each in found_in(out)["findings"]}
+
+
+def test_a_configuration_is_the_options_in_a_file(config: Path, tmp_path: Path) -> None:
+    assert main([str(config), "--limit", "4", "--no-perplexity"]) == 0
+
+    found = found_in(tmp_path / "out")
+    assert found["items"] == 4
+    assert [each["perplexity"] for each in found["findings"]] == [None, None]
+    assert found["findings"][0]["params"]["max_new_tokens"] == 5
+    assert [each["name"] for each in found["floors"]] == ["first sentence"]
+    assert len(found["examples"]) == 2
+    assert set(found["examples"][0]["outputs"]) == {"one", "two"}
+    record = json.loads((tmp_path / "out" / "record.json").read_text("utf-8"))
+    assert str(config) in record["data"]
+    assert record["options"]["rounds"] == 2
+    assert record["weights"]["one"] == record["weights"]["two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        pytest.param('modles = ["a"]', "unknown: modles; known: again", id="misspelt"),
+        pytest.param("limit = [", "cannot be read", id="no TOML"),
+        pytest.param("limit = 2026-01-01", "nothing that --limit can be", id="a date"),
+        pytest.param("limit = 3", "missing: --models, --data, --out", id="too little"),
+    ],
+)
+def test_a_wrong_configuration_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
+) -> None:
+    path = tmp_path / "evaluation.toml"
+    path.write_text(line)
+
+    assert main([str(path)]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_what_was_measured_is_not_measured_again(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([str(config)]) == 0
+    first, was = seconds(out), found_in(out)
+
+    assert main([str(config)]) == 0
+
+    # To the last digit: no clock runs twice alike.
+    assert seconds(out) == first
+    assert found_in(out)["resumed"] == ["one", "two"]
+    assert found_in(out)["findings"] == was["findings"]
+    assert "taken up again" in (out / "report.md").read_text("utf-8")
+
+    assert main([str(config), "--again", "--rounds", "1", "--no-perplexity"]) == 0
+    assert found_in(out)["resumed"] == []
+    assert seconds(out)["one"] != first["one"][:1]
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([str(config)]) == 0
+    first = seconds(out)
+    # As if it had been killed in the second round, before the other model's turn.
+    kept = out / "trials" / "two.json"
+    said = json.loads(kept.read_text("utf-8"))
+    said["measured"] |= {"rounds": said["measured"]["rounds"][:1], "perplexity": None}
+    kept.write_text(json.dumps(said), "utf-8")
+
+    assert main([str(config)]) == 0
+
+    now = seconds(out)
+    assert now["one"] == first["one"]
+    assert now["two"][0] == first["two"][0] and now["two"][1] != first["two"][1]
+    assert found_in(out)["findings"][1]["perplexity"] is not None
+
+
+def test_another_model_or_other_data_are_measured_anew(config: Path, folder: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "out", ["--rounds", "1", "--no-perplexity", "--models"]
+    one, two = f"one={folder}/bart,{SETTINGS}", f"two={folder}/bart,quantization={{}},{SETTINGS}"
+    assert main([str(config), *words, one, two.format("int8")]) == 0
+    first = seconds(out)
+
+    assert main([str(config), *words, one, two.format("float32")]) == 0
+    assert found_in(out)["resumed"] == ["one"]
+    assert seconds(out)["one"] == first["one"]
+
+    assert main([str(config), *words, one, "--limit", "5"]) == 0
+    assert found_in(out)["resumed"] == []
 
 
 def test_bad_input_ends_with_its_lines_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from ctranslate2.specs import common_spec
 
 from tests import models as tiny
 from training import quantize
-from training.folders import open_model, open_tokenizer
-from training.making import CannotMake, weight_bytes
+from training.folders import open_model
+from training.making import weight_bytes
 from training.smoothing import smooth
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -77,35 +77,6 @@ def test_the_report_rounds_weights_as_ctranslate2_does() -> None:
 
     stored = spec.weight.numpy().astype(np.float32) / spec.weight_scale.numpy()[:, None]
     np.testing.assert_allclose(quantize.int8_rows(torch.from_numpy(weights)).numpy(), stored, atol=1e-6)
-
-
-@pytest.mark.parametrize("method", quantize.TORCHAO)
-@pytest.mark.parametrize("kind", ["t5", "llama"])
-def test_transformers_runs_what_torchao_made(
-    kind: str, method: str, folders: Callable[[str], Path], tmp_path: Path
-) -> None:
-    pytest.importorskip("torchao")
-
-    quantize.main([str(folders(kind)), str(tmp_path / "out"), "--method", method])
-
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    made = (AutoModelForCausalLM if kind == "llama" else AutoModelForSeq2SeqLM).from_pretrained(tmp_path / "out")
-    rows = open_tokenizer(tmp_path / "out")("the quick brown fox", return_tensors="pt")
-    assert made.generate(input_ids=rows["input_ids"], max_new_tokens=4).shape[1] > 1
-    assert weight_bytes(tmp_path / "out") < weight_bytes(folders(kind))
-    errors = [each["weights"] for each in report_of(tmp_path / "out")["layers"].values()]
-    least, most = (0, 0.02) if method == "torchao-int8" else (0.02, 0.2)
-    assert errors and all(least < each < most for each in errors)
-
-
-def test_a_model_torchao_cannot_keep_is_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
-
-    with pytest.raises(CannotMake, match="CTranslate2's int8"):
-        quantize.main([str(folders("marian")), str(tmp_path / "out"), "--method", "torchao-int8"])
-
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("kind", "pairs"), [("t5", 10), ("bart", 6), ("m2m100", 10), ("llama", 2), ("marian", 6)])

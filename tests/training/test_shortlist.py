@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
-import ctranslate2
 import pytest
 
+from models.registry import ModelSpec, Task
 from tests import models as tiny
 from training import shortlist
 from training.alignment import align
-from training.making import CannotMake
+from training.errors import BadSettings, CannotMake
+from workers.engines.base import Params, Prompt
+from workers.engines.load import open_engine
 
 WORDS = {"the": "der", "lazy": "faule", "dog": "Hund", "fox": "Fuchs", "sleeps": "schläft", "brown": "braune"}
 
@@ -66,34 +68,96 @@ def test_tokens_the_format_cannot_hold_are_left_out(tmp_path: Path) -> None:
     assert (tmp_path / "vmap.txt").read_text() == "\t</s>\nc\td\n"
 
 
-@pytest.mark.parametrize("kind", ["marian", "m2m100", "bart", "t5"])
-def test_ctranslate2_says_only_what_is_on_the_list(kind: str, tmp_path: Path) -> None:
-    model, out, pairs = tmp_path / "model", tmp_path / "out", tmp_path / "pairs.tsv"
+def made(kind: str, folder: Path, *more: str) -> Path:
+    """The folder of a tiny model with lists made of a few pairs, judged by the same ones."""
+    model, pairs = folder / "model", folder / "pairs.tsv"
     model.mkdir()
     getattr(tiny, f"make_{kind}")(model)
     rows = [f"the {word} sleeps\tder {WORDS[word]} schläft\n" for word in ("dog", "fox", "brown", "lazy")]
     pairs.write_text("".join(rows * 3), "utf-8")
+    shortlist.main([str(model), str(folder / "out"), "--pairs", str(pairs), "--heldout", str(pairs), *more])
+    return folder / "out"
 
-    shortlist.main(
-        [str(model), str(out), "--pairs", str(pairs), "--heldout", str(pairs), "--best", "3", "--common", "2"]
-    )
+
+@pytest.mark.parametrize("kind", ["marian", "pegasus", "t5"])
+def test_the_lists_are_what_the_engine_says_and_their_cost_is_measured(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = made(kind, tmp_path, "--best", "3", "--common", "2")
 
     record = json.loads((out / "record.json").read_text())
     assert record["coverage"]["pairs"] == 12
     assert 0.5 < record["coverage"]["tokens"] <= 1
     assert record["coverage"]["candidates"] <= record["coverage"]["candidates_of_batch"]
     assert 0 <= record["cost"]["same_outputs"] <= 1
-    spelling = shortlist.Spelling(model)
-    (source, _), *_ = spelling.pairs(shortlist.Part(str(pairs), 0, 1), Path(), 1)
+    for metric in ("bleu", "chrf"):
+        assert set(record["cost"][metric]) == {"full", "shortlist", "shortlist_alone"}
+    assert min(record["cost"]["seconds"].values()) > 0
+    assert "12 held-out pairs" in capsys.readouterr().out
     lists = dict(line.split("\t") for line in (out / "vmap.txt").read_text("utf-8").splitlines())
-    candidates = {each for token in ("", *source) for each in lists.get(token, "").split()}
     # CTranslate2 adds the special ones by itself.
-    candidates |= {"<unk>", "<s>", "</s>"}
-    translator = ctranslate2.Translator(str(out))
-    options = {"beam_size": 1, "max_decoding_length": 12, "min_decoding_length": 8}
-    free, kept = (translator.translate_batch([source], use_vmap=on, **options)[0].hypotheses[0] for on in (False, True))
-    assert set(kept) <= candidates
-    assert not set(free) <= candidates
+    candidates = {"<unk>", "<s>", "</s>", "<pad>", *(token for each in lists.values() for token in each.split())}
+    free, kept = (said(out, is_on, tmp_path) for is_on in (False, True))
+    assert kept <= candidates
+    assert not free <= candidates
+
+
+def said(folder: Path, is_on: bool, cache: Path) -> set[str]:
+    """The tokens of some outputs, by the engine."""
+    options = {"inter_threads": 1, "intra_threads": 1, "batch_tokens": 256, "shortlist": is_on}
+    params = Params(max_new_tokens=12, min_new_tokens=12)
+    engine = open_engine(ModelSpec("m", Task.TRANSLATION, folder, options=options), cache, "cpu")
+    encoded = engine.encode([Prompt("the dog sleeps"), Prompt("the lazy fox")], params)
+    found = {str(token) for each in engine.generate(encoded, params, lambda: False) for token in each.tokens}
+    engine.close()
+    return found
+
+
+def test_the_folder_is_the_model_with_the_lists(tmp_path: Path) -> None:
+    out = made("marian", tmp_path)
+
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {path.name for path in out.iterdir()} == {*names, "vmap.txt", "record.json"}
+    assert all((out / name).read_bytes() == (tmp_path / "model" / name).read_bytes() for name in names)
+
+
+def test_special_tokens_are_for_every_batch(tmp_path: Path) -> None:
+    out = made("marian", tmp_path)
+
+    always = (out / "vmap.txt").read_text("utf-8").splitlines()[0].removeprefix("\t").split()
+    assert {"</s>", "<unk>"} <= set(always)
+
+
+@pytest.mark.parametrize("kind", ["m2m100", "causal"])
+def test_a_model_that_cannot_use_lists_gets_none(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotMake, match="no use for a shortlist"):
+        made(kind, tmp_path)
+
+
+def test_every_direction_of_a_recipe_gets_its_lists(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    tiny.make_marian(tmp_path / "model")
+    (tmp_path / "pairs.tsv").write_text("".join(f"the {one}\tder {other}\n" for one, other in WORDS.items()) * 3)
+    parts = "".join(
+        f'[[{side}]]\nfile = "pairs.tsv"\nsource = {source}\ntarget = {1 - source}\ntag = "{tag}"\n'
+        for side in ("train", "valid")
+        for source, tag in ((0, ">>deu<<"), (1, ">>fra<<"))
+    )
+    (tmp_path / "recipe.toml").write_text(parts)
+
+    out = tmp_path / "out"
+    words = ["--recipe", str(tmp_path / "recipe.toml"), "--data", str(tmp_path), "--best", "2", "--common", "1"]
+    shortlist.main([str(tmp_path / "model"), str(out), *words])
+
+    lists = dict(line.split("\t") for line in (out / "vmap.txt").read_text("utf-8").splitlines())
+    assert {"", "▁the", "▁d"} <= set(lists)
+    assert json.loads((out / "record.json").read_text())["coverage"]["pairs"] == 36
+
+
+@pytest.mark.parametrize("words", [[], ["--pairs", "p.tsv", "--recipe", "r.toml"]], ids=["neither", "both"])
+def test_pairs_come_from_one_place(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="either --pairs or --recipe"):
+        shortlist.main(["model", str(tmp_path / "out"), *words])
 
 
 def test_a_file_without_pairs_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -15,6 +16,8 @@ from tests.training.tiny import ENGLISH, causal_recipe, finetune_recipe, marian_
 from training import train
 from training.bytepairs import BytePairs
 from training.causal import CausalTask, pack
+from training.curve import Curve
+from training.errors import AlreadyTrained, BadSettings
 from training.loop import Run
 from training.recipe import load
 from training.train import task_of
@@ -46,7 +49,11 @@ def trained(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest
 
 
 def scores(out: Path) -> list[float]:
-    return [json.loads(line)["scores"][0] for line in (out / "curve.jsonl").read_text().splitlines()]
+    return [line["scores"][0] for line in curve(out) if "scores" in line]
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
@@ -209,8 +216,84 @@ def test_the_recipes_that_come_with_bushel_can_be_read(name: str) -> None:
     assert recipe.train and recipe.valid
 
 
-def test_finetuning_asks_for_a_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_finetuning_asks_for_a_folder(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="name it with --model"):
         train.main([str(finetune_recipe(tmp_path)), "--data", str(data), "--out", str(tmp_path / "out")])
 
-    assert "name it with --model" in capsys.readouterr().err
+
+# A rate of nothing: no validation is better than the first.
+STANDSTILL = "patience = 3\nvalidate_every = 2\nrate = 0.0"
+
+
+def standstill(folder: Path, steps: int = 100) -> Path:
+    path = marian_recipe(folder, steps)
+    text = path.read_text().replace("rate = 5e-3", "").replace("validate_every = 8", STANDSTILL)
+    path.write_text(text)
+    return path
+
+
+def test_without_progress_the_decay_begins_and_runs_to_its_end(data: Path, tmp_path: Path) -> None:
+    run = new_run(standstill(tmp_path), data, tmp_path / "out")
+
+    assert run.train()
+
+    # The first validation is at step 2, the third after it at step 8; four steps of decay.
+    assert (run.progress.decay_from, run.progress.step) == (8, 12)
+    said = curve(tmp_path / "out")
+    assert [line["since_best"] for line in said if line["what"] == "running"] == [0, 1, 2, 3, 4, 5]
+    (decay,) = [line for line in said if line["what"] == "decay"]
+    assert (decay["step"], decay["why"]) == (8, "no better for 3 validations")
+
+
+def test_patience_is_remembered_over_a_stop(data: Path, tmp_path: Path) -> None:
+    recipe, out = standstill(tmp_path), tmp_path / "out"
+    run = new_run(recipe, data, out)
+    while not run.train(minutes=0):
+        run = new_run(recipe, data, out)
+
+    assert (run.progress.decay_from, run.progress.step) == (8, 12)
+
+
+def test_what_was_validated_after_the_checkpoint_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    lines = [(2, 1.0), (4, 5.0), (6, 2.0), (4, 3.0), (8, 9.0)]
+    path.write_text("".join(json.dumps({"what": "running", "step": step, "scores": [s]}) + "\n" for step, s in lines))
+
+    assert Curve(path, 6).since_best == 1
+    assert Curve(path, 8).since_best == 0
+    assert Curve(tmp_path / "none.jsonl", 8).since_best == 0
+
+
+def test_without_patience_a_standstill_goes_on(data: Path, tmp_path: Path) -> None:
+    recipe = standstill(tmp_path, steps=10)
+    recipe.write_text(recipe.read_text().replace("patience = 3", "patience = 0"))
+    run = new_run(recipe, data, tmp_path / "out")
+
+    assert run.train()
+
+    assert run.progress.decay_from == 10
+
+
+def test_a_training_that_has_ended_is_left_alone(data: Path, tmp_path: Path) -> None:
+    words = [str(marian_recipe(tmp_path)), "--data", str(data), "--out", str(tmp_path / "out"), "--threads", "1"]
+    train.main(words)
+    written, before = (tmp_path / "out" / "model" / "record.json").stat().st_mtime_ns, curve(tmp_path / "out")
+
+    with pytest.raises(AlreadyTrained, match="name another --out"):
+        train.main(words)
+
+    assert (tmp_path / "out" / "model" / "record.json").stat().st_mtime_ns == written
+    assert not (tmp_path / "out" / "model.unfinished").exists()
+    assert curve(tmp_path / "out") == before
+
+
+def test_the_options_may_come_from_a_file(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'recipe = "{marian_recipe(tmp_path)}"\ndata = "{data}"\nout = "{tmp_path / "out"}"\nseed = 4\nfinish = true\n'
+    )
+
+    train.main(["--config", str(config), "--seed", "5", "--threads", "1"])
+
+    record = json.loads((tmp_path / "out" / "model" / "record.json").read_text())
+    assert (record["recipe"]["seed"], record["steps"]) == (5, 4)

@@ -31,6 +31,7 @@ max_steps = {steps}
 decay = 4
 checkpoint_every = 4
 validate_every = 8
+{pace}
 """
 PARTS = """
 [[train]]
@@ -61,11 +62,11 @@ def write_data(folder: Path, count: int = 120) -> Path:
 
 
 def marian_recipe(
-    folder: Path, steps: int = 12, more: str = 'tag = ">>de<<"', settings: str = "", pieces: int = 64
+    folder: Path, steps: int = 12, more: str = 'tag = ">>de<<"', settings: str = "", pieces: int = 64, pace: str = ""
 ) -> Path:
     path = folder / "marian.toml"
     head = f'pieces = {pieces}\nmax_tokens = 40\nmetric = "loss"\n{settings}\n'
-    path.write_text(head + SHAPE + PACE.format(steps=steps) + PARTS.format(more=more))
+    path.write_text(head + SHAPE + PACE.format(steps=steps, pace=pace) + PARTS.format(more=more))
     return path
 
 
@@ -76,12 +77,12 @@ def causal_recipe(folder: Path, steps: int = 12) -> Path:
         f'[[{side}]]\nfile = "texts.jsonl.gz"\ntemplate = """Title: {{title}}\nAbstract: {{abstract}}"""\n'
         for side in ("train", "valid")
     )
-    path.write_text('kind = "causal"\npieces = 320\n' + shape + PACE.format(steps=steps) + parts)
+    path.write_text('kind = "causal"\npieces = 320\n' + shape + PACE.format(steps=steps, pace="") + parts)
     return path
 
 
 def finetune_recipe(folder: Path, steps: int = 12, settings: str = "", more: str = "") -> Path:
     path = folder / "finetune.toml"
     head = f'kind = "finetune"\nmax_tokens = 60\nmetric = "loss"\n{settings}\n'
-    path.write_text(head + PACE.format(steps=steps) + PARTS.format(more=more))
+    path.write_text(head + PACE.format(steps=steps, pace="") + PARTS.format(more=more))
     return path
