@@ -9,7 +9,21 @@ from flask import Response, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
-from api import auth, children, docs, document, errors, files, health, jobs, models, results, tracing, webhooks
+from api import (
+    auth,
+    children,
+    comparison,
+    docs,
+    document,
+    errors,
+    files,
+    health,
+    jobs,
+    models,
+    results,
+    tracing,
+    webhooks,
+)
 from api.anthropic import answers, messages
 from api.anthropic import batches as message_batches
 from api.config import APISettings
@@ -65,7 +79,7 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
     errors.install(app, answers.reshaped)
     app.after_request(tracing.stamp)
     app.after_request(answers.stamp)
-    shared = (files, jobs, children, results, webhooks, models, health)
+    shared = (files, jobs, children, results, comparison, webhooks, models, health)
     for module in (*shared, uploads, batches, endpoints, messages, message_batches):
         app.register_api(module.bp)
     app.register_blueprint(docs.blueprint(_document_of(app)))

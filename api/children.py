@@ -18,12 +18,12 @@ from api.jobs import CREATED, JobPath, accepted, tag
 from api.services import services, tenant_id
 from api.spooling import spooled
 from api.strict import Strict
-from api.submission import Metadata, Params, Window, check_job_params, duration, given
+from api.submission import Metadata, Params, TierName, Window, check_job_params, duration, given
 from api.validation import optional, optional_body
 from db import children, jobs
 from db.errors import NotFound
 from db.jobs import NewJob, Submitted
-from models.spec import Task
+from models.spec import Task, Tier
 
 bp = APIBlueprint("children", __name__, url_prefix="/v1/jobs", abp_tags=[tag])
 
@@ -31,8 +31,8 @@ _PIECE_BYTES = 2**20
 # What in another dialect is said on every line, or is always the same.
 _FIXED = {
     "bushel": frozenset[str](),
-    "openai": frozenset({"model", "params"}),
-    "anthropic": frozenset({"model", "params", "on_error", "dry_run"}),
+    "openai": frozenset({"model", "tier", "params"}),
+    "anthropic": frozenset({"model", "tier", "params", "on_error", "dry_run"}),
 }
 
 
@@ -68,6 +68,7 @@ class CloneRequest(RetryRequest):
     model_config = ConfigDict(strict=True, json_schema_extra={"example": {"params": {"num_beams": 4}}})
 
     model: str | None = Field(None, max_length=200, description="Another model of the same task.")
+    tier: TierName | None = Field(None, description="Another of the model's family.")
     params: Params | None = Field(None, description="Decoding parameters, instead of all of the parent's.")
     long_input: Literal["error", "truncate"] | None = Field(None, description="What happens to an input too long.")
     on_error: Literal["fail", "skip"] | None = Field(None, description="What an invalid input does to the job.")
@@ -122,7 +123,8 @@ def clone(path: JobPath) -> Response:
     Makes a job of the whole input of another, which may be in any status, with other settings where you say so.
     """
     body = optional_body(CloneRequest)
-    return _repeated(path.job_id, children.clone, lambda new: _fitting(body.applied(new)))
+    tier = None if body.tier is None else Tier(body.tier)
+    return _repeated(path.job_id, children.clone, lambda new: _fitting(body.applied(new), tier))
 
 
 def _repeated(
@@ -137,12 +139,13 @@ def _repeated(
     return accepted(_made(changed(new), said))
 
 
-def _fitting(new: NewJob) -> NewJob:
+def _fitting(new: NewJob, tier: Tier | None) -> NewJob:
     """The models may be others than they were when the parent was checked."""
-    if new.dialect == "bushel":
-        spec = model_for(Task(new.task), new.model)
-        check_job_params(new.params, spec, new.format["type"])
-    return new
+    if new.dialect != "bushel":
+        return new
+    spec = model_for(Task(new.task), new.model, tier)
+    check_job_params(new.params, spec, new.format["type"])
+    return replace(new, model=spec.name)
 
 
 def _made(new: NewJob, said: Said) -> Submitted:

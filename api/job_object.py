@@ -8,6 +8,7 @@ from api.wire import unix
 from db.models import Job
 from db.outlook import Surroundings, outlook
 from db.states import JobStatus, is_final
+from models.registry import Registry
 
 EXAMPLE_ID = "job_0mgcxk2l9h4t8v2c6y0q1w5r3a"
 StatusName = Literal[
@@ -58,6 +59,28 @@ class Notices(BaseModel):
     cut_outputs: int
 
 
+class MetricScore(BaseModel):
+    """A corpus score from 0 to 100 with its 95 % interval."""
+
+    score: float
+    low: float
+    high: float
+    signature: str = Field(description="What names the metric exactly.")
+
+
+class Scores(BaseModel):
+    """How good the outputs are against the references their inputs came with."""
+
+    metrics: dict[str, MetricScore] = Field(
+        description="`bleu` and `chrf` of translations; `rouge1`, `rouge2`, `rougeL` and `chrf` of other tasks."
+    )
+    scored: int = Field(description="Items that the scores are of.")
+    unscored: int = Field(description="Items with references but without an output: they are in no score.")
+    length_ratio: float = Field(description="Characters of the outputs over those of the nearest references.")
+    copied_whole: float | None = Field(description="Translation: the share of outputs that are their input.")
+    copied_words: float | None = Field(description="Other tasks: the share of the outputs' words that the input has.")
+
+
 class Usage(BaseModel):
     """Tokens of everything that was run."""
 
@@ -79,6 +102,7 @@ class JobObject(BaseModel):
                 "parent_id": None,
                 "task": "translation",
                 "model": "tatoeba-en-de-draft",
+                "tier": None,
                 "status": "in_progress",
                 "paused": False,
                 "priority": 0,
@@ -110,6 +134,8 @@ class JobObject(BaseModel):
                 "usage": {"input_tokens": 4400, "output_tokens": 4360, "total_tokens": 8760},
                 "output_file_id": None,
                 "error_file_id": None,
+                "report_file_id": None,
+                "scores": None,
                 "created_at": 1_790_000_000,
                 "in_progress_at": 1_790_000_001,
                 "finalizing_at": None,
@@ -132,6 +158,7 @@ class JobObject(BaseModel):
     model: str | None = Field(
         description="null where every input names its own: while it is validated, and for good if there are several."
     )
+    tier: str | None = Field(description="Which of its family the model is, as the registry says now; null if none.")
     status: StatusName
     paused: bool
     priority: int
@@ -155,6 +182,8 @@ class JobObject(BaseModel):
     usage: Usage
     output_file_id: str | None
     error_file_id: str | None
+    report_file_id: str | None = Field(description="The scores line by line; null where there are none.")
+    scores: Scores | None = Field(description="null until the job has ended, and for one without references.")
     created_at: int
     in_progress_at: int | None
     finalizing_at: int | None
@@ -166,7 +195,7 @@ class JobObject(BaseModel):
     expires_at: int | None
 
     @classmethod
-    def of(cls, job: Job, around: Surroundings) -> "JobObject":
+    def of(cls, job: Job, around: Surroundings, registry: Registry) -> "JobObject":
         seen = outlook(job, around)
         return cls(
             id=job.id,
@@ -175,6 +204,7 @@ class JobObject(BaseModel):
             parent_id=job.parent_id,
             task=job.task,
             model=job.model,
+            tier=registry.get(job.model).tier if job.model is not None and job.model in registry else None,
             status=job.status,
             # A job that was cancelled while it was paused is not paused any more, whatever its row remembers.
             paused=job.paused and not is_final(JobStatus(job.status)),
@@ -203,6 +233,8 @@ class JobObject(BaseModel):
             ),
             output_file_id=job.output_file_id,
             error_file_id=job.error_file_id,
+            report_file_id=job.report_file_id,
+            scores=Scores.model_validate(job.scores) if job.scores else None,
             created_at=unix(job.created_at) or 0,
             in_progress_at=unix(job.in_progress_at),
             finalizing_at=unix(job.finalizing_at),

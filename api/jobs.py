@@ -94,7 +94,7 @@ def create(body: JobRequest) -> Response:
         earlier = creation.earlier(session, said)
         if earlier is not None:
             return _accepted(session, earlier)
-    spec = model_for(Task(body.task), body.model)
+    spec = model_for(Task(body.task), body.model, body.wanted_tier)
     submitted = _submit_file(body, spec, said) if body.input_file_id else _submit_inline(body, spec, said)
     return accepted(submitted)
 
@@ -106,7 +106,8 @@ def index(query: JobsQuery) -> Response:
     with services().sessions() as session:
         page = jobs.listing(session, tenant_id(), query.after, query.limit, status=status, task=query.task)
         around = surroundings(session, page.rows)
-    return listed(page.rows, page.has_more, lambda job: JobObject.of(job, around))
+    registry = services().catalog.current()
+    return listed(page.rows, page.has_more, lambda job: JobObject.of(job, around, registry))
 
 
 @bp.get("/<job_id>", operation_id="get_job", responses={200: JobObject, **documented(401, 404, 503)})
@@ -187,7 +188,8 @@ def audit(path: JobPath) -> Response:
 
 
 def shown(session: Session, job: Job, status: int = 200, **headers: str) -> Response:
-    return answer(JobObject.of(job, surroundings(session, [job])), status, **headers)
+    seen = JobObject.of(job, surroundings(session, [job]), services().catalog.current())
+    return answer(seen, status, **headers)
 
 
 def accepted(submitted: jobs.Submitted) -> Response:

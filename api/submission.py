@@ -13,16 +13,20 @@ from api.strict import Strict
 from db.inputs import Problem, Refused, check, check_text
 from models.params import LANGUAGES, ParamProblem
 from models.params import check as check_params
-from models.spec import ModelSpec
+from models.spec import ModelSpec, Tier
 
 TaskName = Literal["translation", "summarization", "generation"]
 FormatName = Literal["jsonl", "csv", "txt"]
+TierName = Literal["best", "balanced", "fast"]
 
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 MAX_LISTED_PROBLEMS = 100
 _WINDOW = re.compile(r"([1-9]\d{0,8})(s|m|h|d)\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 MAX_WINDOW = timedelta(days=365)
+
+
+_COLUMNS = ("text_column", "id_column", "reference_column")
 
 
 class JobFormat(Strict):
@@ -43,13 +47,19 @@ class JobFormat(Strict):
     )
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV only; default a comma.")
     has_header: bool | None = Field(None, description="CSV only; default true.")
+    reference_column: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="The column or key with what the output should be, to score it by. An empty cell is none.",
+    )
 
     @model_validator(mode="after")
     def _fits_type(self) -> "JobFormat":
         for name in ("delimiter", "has_header"):
             if getattr(self, name) is not None and self.type != "csv":
                 raise ValueError(f"has `{name}`, which is for csv, not {self.type}")
-        for name in ("text_column", "id_column"):
+        for name in _COLUMNS:
             if getattr(self, name) is not None and self.type == "txt":
                 raise ValueError(f"has `{name}`, but lines of txt are nothing but text")
         if self.delimiter is not None and self.delimiter in '"\r\n\0 ':
@@ -59,14 +69,14 @@ class JobFormat(Strict):
         return self
 
     def _check_numbers(self) -> None:
-        for name in ("text_column", "id_column"):
+        for name in _COLUMNS:
             column = getattr(self, name)
             if column is not None and not re.fullmatch(r"[1-9]\d{0,4}", column):
                 raise ValueError(f'has no header, so `{name}` must be a number from 1, like "2"')
 
     def stored(self) -> dict[str, Any]:
         """As the job's row keeps it, with defaults filled in."""
-        named = {"type": self.type, "text_column": self.text_column, "id_column": self.id_column}
+        named = {"type": self.type, **{name: getattr(self, name) for name in _COLUMNS}}
         if self.type != "csv":
             return {name: value for name, value in named.items() if value is not None}
         has_header = self.has_header is not False
@@ -77,7 +87,7 @@ class JobFormat(Strict):
             "id_column": self.id_column,
             "delimiter": self.delimiter or ",",
             "has_header": has_header,
-        }
+        } | ({"reference_column": self.reference_column} if self.reference_column is not None else {})
 
 
 def _as_object(value: object) -> object:
@@ -86,7 +96,7 @@ def _as_object(value: object) -> object:
 
 _INPUTS_SCHEMA = {
     "description": "The inputs themselves: strings, or objects with `text` (or, for generation, `messages`), an "
-    "optional `custom_id` of your own and `params` that override the job's.",
+    "optional `custom_id` of your own, `params` that override the job's, and a `reference` to score the output by.",
     "anyOf": [
         {
             "type": "array",
@@ -110,6 +120,12 @@ _INPUTS_SCHEMA = {
                                 },
                             },
                             "params": {"type": "object"},
+                            "reference": {
+                                "anyOf": [
+                                    {"type": "string"},
+                                    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 16},
+                                ]
+                            },
                         },
                     },
                 ]
@@ -134,6 +150,13 @@ _PARAMS_SCHEMA = {
         "length_penalty": {"type": "number"},
         "stop": {"type": "array", "items": {"type": "string"}},
         "seed": {"type": "integer"},
+        "n": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 16,
+            "description": "How many outputs an input gets, as `choices` in its result: samples, with `temperature` "
+            "above 0, or the best of a search that has at least so many `num_beams`.",
+        },
         "source_lang": {"type": "string"},
         "target_lang": {"type": "string"},
     },
@@ -177,7 +200,12 @@ class JobRequest(Strict):
 
     task: TaskName
     model: str | None = Field(
-        None, max_length=200, description="A name from GET /v1/models; default: the task's default."
+        None,
+        max_length=200,
+        description="A name from GET /v1/models, or with `tier` a family's; default: the task's default.",
+    )
+    tier: TierName | None = Field(
+        None, description="This one of the model's family instead of the model: how good, at what cost."
     )
     inputs: Annotated[list[Any] | None, WithJsonSchema(_INPUTS_SCHEMA)] = None
     input_file_id: str | None = Field(None, max_length=100, description="Instead of `inputs`: an uploaded file.")
@@ -211,6 +239,10 @@ class JobRequest(Strict):
         if self.inputs is not None and self.format is not None:
             raise ValueError("has `format`, which is for `input_file_id`; `inputs` need none")
         return self
+
+    @property
+    def wanted_tier(self) -> Tier | None:
+        return None if self.tier is None else Tier(self.tier)
 
     @property
     def given_params(self) -> dict[str, Any]:
@@ -323,7 +355,8 @@ class _Inputs:
             self._note_param(place, problem, is_own=bool(found.params))
         own = {"custom_id": found.custom_id} if found.custom_id is not None else {}
         params = {"params": found.params} if found.params else {}
-        return encode({**own, **found.body, **params}) + b"\n"
+        reference = {"reference": found.reference} if found.reference else {}
+        return encode({**own, **found.body, **params, **reference}) + b"\n"
 
     def refusal(self) -> InvalidRequest:
         sentences = [f"{each['param']}: {each['message']}" for each in self.problems]

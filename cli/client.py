@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -186,6 +187,10 @@ class Client:
         wanted = {"status": status, "task": task}
         return map(wire.job, self._pages("/v1/jobs", {name: value for name, value in wanted.items() if value}))
 
+    def compare(self, a: str, b: str, lines: int) -> wire.Comparison:
+        """Two jobs whose outputs were scored."""
+        return wire.comparison(self._get(f"/v1/jobs/{a}/compare/{b}", {"lines": str(lines)}, _SLOW_TIMEOUT))
+
     def cancel(self, job_id: str) -> wire.Job:
         return self._change(job_id, "cancel")
 
@@ -267,8 +272,9 @@ class Client:
 
     # How requests are made
 
-    def _get(self, path: str, params: Mapping[str, str] | None = None) -> wire.JSON:
-        return self._object(self._try(lambda: self._http.get(path, params=dict(params or {})), repeatable=True))
+    def _get(self, path: str, params: Mapping[str, str] | None = None, timeout: httpx.Timeout = _TIMEOUT) -> wire.JSON:
+        send = partial(self._http.get, path, params=dict(params or {}), timeout=timeout)
+        return self._object(self._try(send, repeatable=True))
 
     def _post(self, path: str, body: wire.JSON | None = None) -> wire.JSON:
         return self._object(self._try(lambda: self._http.post(path, json=body), repeatable=False))

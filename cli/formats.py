@@ -25,6 +25,7 @@ class Format:
     id_column: str | None = None
     delimiter: str | None = None
     has_header: bool = True
+    reference_column: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("csv", "tsv"):
@@ -42,6 +43,8 @@ class Format:
             content["text_column"] = self.text_column
         if self.id_column:
             content["id_column"] = self.id_column
+        if self.reference_column:
+            content["reference_column"] = self.reference_column
         return content
 
     @property

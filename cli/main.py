@@ -22,6 +22,7 @@ COMMANDS = {
     "status": ("cli.status:status", "Show one job, or list the jobs."),
     "watch": ("cli.watch:watch", "Follow a job until it ends."),
     "results": ("cli.results:results", "Download the results of a job."),
+    "compare": ("cli.compare:compare", "Compare the scores of two jobs."),
     "cancel": ("cli.cancel:cancel", "Cancel a job; finished results stay."),
     "pause": ("cli.pause:pause", "Let nothing more of a job start, for now."),
     "resume": ("cli.resume:resume", "Let a paused job go on."),

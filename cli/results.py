@@ -35,8 +35,11 @@ _POLL_SECONDS = 1.0
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv", "txt"]), help="Default: by FILE's name, or jsonl.")
 @click.option("--follow", is_flag=True, help="Go on until the job ends; FILE is continued where it was cut off.")
 @click.option("--include-input", is_flag=True, help="Write every item's input beside its output.")
+@click.option("--report", is_flag=True, help="Write the scores line by line instead, of a job with references.")
 @click.pass_obj
-def results(target: Target, job_id: str, output: Path, form: str | None, follow: bool, include_input: bool) -> None:
+def results(
+    target: Target, job_id: str, output: Path, form: str | None, follow: bool, include_input: bool, report: bool
+) -> None:
     """Write the results of JOB to FILE, or to standard output.
 
     In the order of the input. While the job runs, what is finished so far is written, and standard
@@ -47,6 +50,11 @@ def results(target: Target, job_id: str, output: Path, form: str | None, follow:
     """
     chosen = form or format_of(output) or "jsonl"
     check_writable(output)
+    if report:
+        if form not in (None, "jsonl") or follow or include_input or is_packed(output):
+            raise WrongUsage("--report is a jsonl file of its own: it goes with -o alone, and without .gz")
+        _save_report(target, job_id, output)
+        return
     if follow and chosen != "jsonl":
         raise WrongUsage("--follow writes jsonl: in csv and txt a line cannot say which item it belongs to")
     if follow and is_packed(output):
@@ -67,6 +75,18 @@ def results(target: Target, job_id: str, output: Path, form: str | None, follow:
                 click.echo(f"{job_id} still runs: these are the results so far", err=True)
         job = client.job(job_id)
     raise click.exceptions.Exit(Exit.FAILED if job.is_final and not job.went_well else Exit.OK)
+
+
+def _save_report(target: Target, job_id: str, output: Path) -> None:
+    with target.client() as client:
+        job = client.job(job_id)
+        if job.report_file_id is None:
+            why = "has no references" if job.is_final else "has not ended"
+            raise WrongUsage(f"{job_id} {why}, so that nothing of it is scored")
+        if is_stdout(output):
+            client.copy_file(job.report_file_id, sys.stdout.buffer)
+        else:
+            client.download(job.report_file_id, output)
 
 
 def delimiter_of(job: wire.Job) -> str:

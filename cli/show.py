@@ -158,6 +158,51 @@ def summary(console: Console, job: wire.Job) -> None:
         console.print(Text(f"{job.input_tokens:,} tokens in, {job.output_tokens:,} out", style="dim"))
     for sentence in notices(job.truncated_inputs, job.cut_outputs):
         console.print(Text(sentence, style="yellow"))
+    scores(console, job)
+
+
+def scores(console: Console, job: wire.Job) -> None:
+    """What the outputs scored against their references, if the job has ended and had some."""
+    if job.scores is None:
+        return
+    console.print(score_table(job.scores))
+    said = f"of {job.scores.scored:,} {_plural('output', job.scores.scored)}"
+    if job.scores.unscored:
+        said += f"; {job.scores.unscored:,} with a reference have no output and are in no score"
+    if job.scores.length_ratio is not None:
+        said += f"; {job.scores.length_ratio:.2f} times as long as the references"
+    console.print(Text(said, style="dim"))
+
+
+def score_table(found: wire.Scores) -> Table:
+    table = _score_table("score", "95 % interval")
+    table.add_column("signature", style="dim", overflow="fold")
+    for each in found.metrics:
+        table.add_row(each.metric, f"{each.score:.1f}", f"{each.low:.1f} to {each.high:.1f}", each.signature)
+    return table
+
+
+def difference_table(found: wire.Comparison) -> Table:
+    table = _score_table("A", "B", "A - B", "95 % interval", "p", "clear")
+    for each in found.metrics:
+        table.add_row(
+            each.metric,
+            f"{each.a:.1f}",
+            f"{each.b:.1f}",
+            f"{each.difference:+.2f}",
+            f"{each.low:+.2f} to {each.high:+.2f}",
+            f"{each.p_value:.3f}",
+            Text("yes", style="green") if each.is_clear else "no",
+        )
+    return table
+
+
+def _score_table(*numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric", no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def notices(truncated_inputs: int, cut_outputs: int) -> list[str]:

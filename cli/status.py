@@ -42,5 +42,6 @@ def status(target: Target, job_id: str | None, wanted: str | None, task: str | N
             console = show.stdout()
             console.print(show.panel(job))
             show.problems(console, job)
+            show.scores(console, job)
             show_failures(console, client, job)
     raise click.exceptions.Exit(exit_code(job))

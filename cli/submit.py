@@ -27,6 +27,7 @@ from cli.watch import exit_code, follow, wait
 @click.option("--format", "kind", type=click.Choice(KINDS), help="Default: by the name of FILE, .gz or not.")
 @click.option("--text-column", help="Column of a csv or tsv that holds the text. Default: text.")
 @click.option("--id-column", help="Column that holds the custom id.")
+@click.option("--reference-column", help="Column with what the output should be: the job is scored by it.")
 @click.option(
     "--delimiter", metavar="CHAR", help="Between the cells of a csv. Default: a comma, or what its header has."
 )
@@ -45,6 +46,7 @@ def submit(
     file: Path,
     task: str,
     model: str | None,
+    tier: str | None,
     source: str | None,
     target_lang: str | None,
     params: tuple[str, ...],
@@ -52,6 +54,7 @@ def submit(
     kind: str | None,
     text_column: str | None,
     id_column: str | None,
+    reference_column: str | None,
     delimiter: str | None,
     no_header: bool,
     completion_window: str | None,
@@ -69,7 +72,8 @@ def submit(
     A format is guessed from the name: .txt (one text a line), .csv, .tsv, .jsonl, each also as .gz.
     With -o, the results are written in the input's format, or in that of OUT's name; packed if it ends with .gz.
     """
-    form = Format(guess(file.name, kind), text_column, id_column, _character(delimiter), not no_header)
+    character = _character(delimiter)
+    form = Format(guess(file.name, kind), text_column, id_column, character, not no_header, reference_column)
     if output is not None:
         check_writable(output)
     body: dict[str, object] = {
@@ -79,7 +83,7 @@ def submit(
         "metadata": pairs(metadata, "--metadata"),
         "dry_run": dry_run,
     }
-    said = {"priority": priority, "on_error": on_error, "long_input": long_input}
+    said = {"tier": tier, "priority": priority, "on_error": on_error, "long_input": long_input}
     body |= {name: value for name, value in said.items() if value is not None}
     if completion_window is not None:
         body["completion_window"] = window(completion_window)

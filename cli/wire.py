@@ -48,6 +48,68 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """A metric of a job's outputs, from 0 to 100, with its 95 % interval."""
+
+    metric: str
+    score: float
+    low: float
+    high: float
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a job's outputs scored against their references."""
+
+    metrics: tuple[Score, ...]
+    scored: int
+    unscored: int
+    length_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One metric of two jobs, and the 95 % interval of the difference."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    is_clear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingLine:
+    """What two jobs made of one line; scores are chrF."""
+
+    custom_id: str
+    difference: float
+    source: str
+    references: tuple[str, ...]
+    a: str
+    b: str
+    a_score: float
+    b_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two jobs side by side, over the lines that both have scored."""
+
+    metrics: tuple[Difference, ...]
+    common: int
+    only_a: int
+    only_b: int
+    a_better: tuple[DifferingLine, ...]
+    b_better: tuple[DifferingLine, ...]
+    raw: JSON
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as the server showed it; `raw` is the whole object, for --json."""
 
@@ -69,6 +131,8 @@ class Job:
     truncated_inputs: int
     cut_outputs: int
     created_at: float | None
+    scores: "Scores | None"
+    report_file_id: str | None
     raw: JSON
 
     @property
@@ -134,7 +198,61 @@ def job(content: JSON) -> Job:
         truncated_inputs=_whole(notices.get("truncated_inputs")) or 0,
         cut_outputs=_whole(notices.get("cut_outputs")) or 0,
         created_at=_number(content.get("created_at")),
+        scores=scores(content.get("scores")),
+        report_file_id=_text(content.get("report_file_id")),
         raw=content,
+    )
+
+
+def scores(content: object) -> Scores | None:
+    if not isinstance(content, dict):
+        return None
+    metrics = tuple(_score(name, each) for name, each in _metrics(content))
+    scored, unscored = (_whole(content.get(name)) or 0 for name in ("scored", "unscored"))
+    return Scores(metrics, scored, unscored, _number(content.get("length_ratio")))
+
+
+def comparison(content: JSON) -> Comparison:
+    metrics = tuple(_difference(name, each) for name, each in _metrics(content))
+    common, only_a, only_b = (_whole(content.get(name)) or 0 for name in ("common", "only_a", "only_b"))
+    lines = _object(content.get("lines"))
+    a_better, b_better = (_differing(lines.get(name)) for name in ("a_better", "b_better"))
+    return Comparison(metrics, common, only_a, only_b, a_better, b_better, content)
+
+
+def _score(metric: str, content: JSON) -> Score:
+    score, low, high = (_number(content.get(name)) or 0.0 for name in ("score", "low", "high"))
+    return Score(metric, score, low, high, _text(content.get("signature")) or "")
+
+
+def _difference(metric: str, content: JSON) -> Difference:
+    a, b, difference = (_number(content.get(name)) or 0.0 for name in ("a", "b", "difference"))
+    low, high, p_value = (_number(content.get(name)) or 0.0 for name in ("low", "high", "p_value"))
+    return Difference(metric, a, b, difference, low, high, p_value, bool(content.get("is_clear")))
+
+
+def _metrics(content: JSON) -> list[tuple[str, JSON]]:
+    """Always in the same order, whatever the server's."""
+    metrics = _object(content.get("metrics"))
+    return [(name, _object(metrics[name])) for name in sorted(metrics, key=lambda name: (len(name), name))]
+
+
+def _differing(found: object) -> tuple[DifferingLine, ...]:
+    lines = [_object(each) for each in found] if isinstance(found, list) else []
+    return tuple(map(_differing_line, lines))
+
+
+def _differing_line(line: JSON) -> DifferingLine:
+    a, b, references = _object(line.get("a")), _object(line.get("b")), line.get("references")
+    return DifferingLine(
+        custom_id=_text(line.get("custom_id")) or "",
+        difference=_number(line.get("difference")) or 0.0,
+        source=_text(line.get("source")) or "",
+        references=tuple(map(str, references)) if isinstance(references, list) else (),
+        a=_text(a.get("output")) or "",
+        b=_text(b.get("output")) or "",
+        a_score=_number(a.get("score")) or 0.0,
+        b_score=_number(b.get("score")) or 0.0,
     )
 
 

@@ -188,6 +188,14 @@ def drop_ready(session: Session, job_id: str, status: JobStatus) -> int:
     return int(closed.items)
 
 
+def target_languages(session: Session, job_id: str) -> list[str | None]:
+    """Every language that items of the job are translated into; None for those of which it is not said."""
+    rows = session.execute(
+        text("SELECT DISTINCT params ->> 'target_lang' FROM chunks WHERE job_id = :job"), {"job": job_id}
+    )
+    return list(rows.scalars())
+
+
 def open_models(session: Session, job_id: str) -> list[str]:
     """Models the job still has ready chunks for."""
     rows = session.execute(

@@ -79,6 +79,11 @@ def get(session: Session, tenant_id: str, file_id: str) -> File:
     return file
 
 
+def find(session: Session, tenant_id: str, file_id: str | None) -> File | None:
+    """The file as `get` sees it, or None."""
+    return session.scalar(select(File).where(File.id == file_id, File.tenant_id == tenant_id, *_VISIBLE))
+
+
 def listing(
     session: Session, tenant_id: str, after: str | None, limit: int, order: Order = "desc", purpose: str | None = None
 ) -> Page[File]:

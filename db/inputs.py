@@ -10,6 +10,8 @@ MAX_TEXT = 1_000_000
 MAX_LISTED = 20
 MAX_SHOWN = 500
 MAX_MESSAGES = 1_000
+# Of one input, and of all its references together: scoring takes memory and time for every character.
+MAX_REFERENCES, MAX_REFERENCE_CHARS = 16, 100_000
 ROLES = ("system", "user", "assistant")
 # What a turn of a chat takes beside its content: markers of its role and its end.
 TURN_TOKENS = 4
@@ -22,7 +24,7 @@ _KINDS = {
     list: "a list",
     dict: "an object",
 }
-_KEYS = {"custom_id", "text", "messages", "params"}
+_KEYS = {"custom_id", "text", "messages", "params", "reference"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Input:
     has what the answer must be shaped by under "request", and `aliases` says what our parameters are called
     there. `fallbacks` are parameters that the request's API fills in where nobody says anything. `refusal` is what
     such a request asks that cannot be served: it fails this item alone.
+
+    `reference` is what the output will be scored against: one text or several that are as good.
     """
 
     body: dict[str, Any]
@@ -70,6 +74,7 @@ class Input:
     aliases: Mapping[str, str] = field(default_factory=dict)
     refusal: tuple[Problem, ...] = ()
     fallbacks: dict[str, Any] = field(default_factory=dict)
+    reference: list[str] | None = None
 
     def wanted(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that are asked for: the input's own before the job's (`shared`), and those before fallbacks.
@@ -121,9 +126,10 @@ def check(value: object, task: str, keys: str = "input") -> Input:
         problems.append(
             Problem("invalid_params", f"`params` must be an object, not {_kind(params)}", "", param="params")
         )
+    reference = _references(value.get("reference"), problems)
     if problems:
         raise Refused(problems)
-    return Input(body, custom_id, dict(params))
+    return Input(body, custom_id, dict(params), reference=reference)
 
 
 def _unknown_fields(keys: Sequence[str]) -> list[Problem]:
@@ -147,6 +153,44 @@ def check_custom_id(custom_id: object) -> list[Problem]:
             param="custom_id",
         )
     ]
+
+
+def _references(value: object, problems: list[Problem]) -> list[str] | None:
+    if value is None:
+        return None
+    texts: list[Any] = value if isinstance(value, list) else [value]
+    if not 1 <= len(texts) <= MAX_REFERENCES or not all(isinstance(text, str) for text in texts):
+        problems.append(
+            Problem(
+                "invalid_reference",
+                f"`reference` must be a string or a list of 1 to {MAX_REFERENCES} strings",
+                "leave it out of an input that has none",
+                param="reference",
+            )
+        )
+        return None
+    problems += check_references(texts)
+    return texts
+
+
+def check_references(texts: Sequence[str]) -> list[Problem]:
+    """What is wrong with references that are strings."""
+    if not all(text.strip() for text in texts):
+        return [
+            Problem(
+                "empty_reference", "a reference is empty", "leave it out of an input that has none", param="reference"
+            )
+        ]
+    if (chars := sum(map(len, texts))) > MAX_REFERENCE_CHARS:
+        return [
+            Problem(
+                "reference_too_long",
+                f"the references have {chars:,} characters; at most {MAX_REFERENCE_CHARS:,} are accepted",
+                "shorten them, or split the input into several",
+                param="reference",
+            )
+        ]
+    return [problem for text in texts for problem in check_text(text, "reference")]
 
 
 def storable(text: str) -> str:

@@ -31,6 +31,7 @@ class NewItem:
     input_tokens: int
     chunk: int | None
     same_as: int | None
+    reference: list[str] | None = None
 
 
 def known_ids(session: Session, job_id: str, custom_ids: Sequence[str]) -> dict[str, int]:
@@ -45,7 +46,7 @@ def known_ids(session: Session, job_id: str, custom_ids: Sequence[str]) -> dict[
 def add_items(session: Session, job_id: str, items: Iterable[NewItem], chunk_ids: Sequence[int]) -> None:
     """COPY items in."""
     encode = msgspec.json.encode
-    columns = "job_id, idx, custom_id, line, input, extra, chunk_id, input_tokens, same_as"
+    columns = "job_id, idx, custom_id, line, input, extra, chunk_id, input_tokens, same_as, reference"
     with copy_into(session, "items", columns) as copy:
         for item in items:
             copy.write_row(
@@ -59,12 +60,17 @@ def add_items(session: Session, job_id: str, items: Iterable[NewItem], chunk_ids
                     None if item.chunk is None else chunk_ids[item.chunk],
                     item.input_tokens,
                     item.same_as,
+                    None if item.reference is None else encode(item.reference).decode(),
                 )
             )
 
 
-def count_in(session: Session, job_id: str, queued: int, tokens: int, settled: Sequence[NewResult]) -> None:
+def count_in(
+    session: Session, job_id: str, queued: int, tokens: int, settled: Sequence[NewResult], referenced: int = 0
+) -> None:
     """Add a window to the job's counts, and the results of those of its items that need no model.
+
+    `referenced` of its items have references.
 
     The caller holds the job's row lock (steps.hold), which is what orders the sequence numbers.
     """
@@ -74,7 +80,8 @@ def count_in(session: Session, job_id: str, queued: int, tokens: int, settled: S
     session.execute(
         text("""
             UPDATE jobs SET total = total + :queued + :succeeded + :failed, queued = queued + :queued,
-                succeeded = succeeded + :succeeded, failed = failed + :failed, queued_tokens = queued_tokens + :tokens
+                succeeded = succeeded + :succeeded, failed = failed + :failed, queued_tokens = queued_tokens + :tokens,
+                referenced = referenced + :referenced
             WHERE id = :job
         """),
         {
@@ -83,6 +90,7 @@ def count_in(session: Session, job_id: str, queued: int, tokens: int, settled: S
             "tokens": tokens,
             "succeeded": succeeded,
             "failed": len(settled) - succeeded,
+            "referenced": referenced,
         },
     )
 
@@ -109,7 +117,7 @@ def clear(session: Session, lease: StepLease) -> bool:
     session.execute(
         text("""
             UPDATE jobs SET total = 0, queued = 0, running = 0, succeeded = 0, failed = 0, cancelled = 0, expired = 0,
-                queued_tokens = 0
+                queued_tokens = 0, referenced = 0
             WHERE id = :job
         """),
         values,

@@ -344,7 +344,7 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
         raise Conflict(f"job {job_id} is {job.status}; cancel it before deleting it", "job_not_final")
     # A million items take longer to go than the usual limit allows.
     session.execute(text("SET LOCAL statement_timeout = '15min'"))
-    own = [id for id in (job.output_file_id, job.error_file_id) if id is not None]
+    own = [id for id in (job.output_file_id, job.error_file_id, job.report_file_id) if id is not None]
     key = job.inputs_key
     gone = session.scalar(
         delete_from(Job)

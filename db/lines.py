@@ -242,6 +242,13 @@ def on_one_line(text: str) -> str:
     return " ".join(line for line in text.splitlines() if line)
 
 
+def source_text(body: Mapping[str, Any]) -> str:
+    """What an output was made from: the text, or the contents of the messages, one after the other."""
+    if "messages" in body:
+        return "\n".join(str(turn["content"]) for turn in body["messages"])
+    return input_text(body)
+
+
 def input_text(body: Mapping[str, Any]) -> str:
     """An input as one cell: its text, the raw line it was refused as, or its messages as JSON."""
     for name in ("text", "raw"):

@@ -155,6 +155,11 @@ class Job(Base):
     output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     error_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
 
+    # Items that came with references; what their outputs scored, and the file that has it line by line.
+    referenced: Mapped[int] = mapped_column(server_default="0")
+    scores: Mapped[JSON | None]
+    report_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+
     # The lease on the job's own steps (ingest, finalize); `step_attempt` is its fencing token.
     step_attempt: Mapped[int] = mapped_column(server_default="0")
     step_owner: Mapped[str | None]
@@ -195,6 +200,7 @@ class Job(Base):
         Index("ix_jobs_input_file_id", "input_file_id"),
         Index("ix_jobs_output_file_id", "output_file_id"),
         Index("ix_jobs_error_file_id", "error_file_id"),
+        Index("ix_jobs_report_file_id", "report_file_id"),
     )
 
 
@@ -212,6 +218,8 @@ class Item(Base):
     chunk_id: Mapped[int | None] = mapped_column(BigInteger)
     input_tokens: Mapped[int]
     same_as: Mapped[int | None]
+    # Texts that its output is scored against. No model sees them.
+    reference: Mapped[list[Any] | None]
     __table_args__ = (
         UniqueConstraint("job_id", "custom_id"),
         Index("ix_items_chunk_id", "chunk_id"),

@@ -29,11 +29,17 @@ _COLUMNS = """
     coalesce(result.input_tokens, 0) AS input_tokens, coalesce(result.output_tokens, 0) AS output_tokens,
     result.error_param, CAST(extract(epoch FROM result.finished_at) AS double precision) AS finished_at
 """
+
+
 # As they are stored, which is told without reading them. What is compressed is taken for four times as much.
-_SIZE = " + ".join(
-    f"coalesce(pg_column_size({column}) * CASE WHEN pg_column_compression({column}) IS NULL THEN 1 ELSE 4 END, 0)"
-    for column in ("item.input", "item.extra", "result.output")
-)
+def _size(*columns: str) -> str:
+    return " + ".join(
+        f"coalesce(pg_column_size({column}) * CASE WHEN pg_column_compression({column}) IS NULL THEN 1 ELSE 4 END, 0)"
+        for column in columns
+    )
+
+
+_SIZE = _size("item.input", "item.extra", "result.output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,74 @@ def rows(
         rest = None if limit is None else limit - seen
         for raw in _blocks(sessions, _UNFINISHED_BY_INDEX, job_id, max(after - settled, 0) - 1, rest, "idx"):
             yield _row(raw, settled, unfinished)
+
+
+_REFERENCED_REST = """
+    FROM items item
+        LEFT JOIN results result ON result.job_id = item.job_id AND result.idx = item.idx AND result.idx > :after
+    WHERE item.job_id = :job AND item.idx > :after AND item.reference IS NOT NULL ORDER BY item.idx LIMIT :limit
+"""
+_REFERENCED = _Query(
+    text(f"""
+        SELECT item.idx, item.custom_id, item.line, item.input::text AS input, item.reference::text AS reference,
+            CASE result.outcome WHEN 'succeeded' THEN result.output ->> 'text' END AS output {_REFERENCED_REST}
+    """),
+    text(f"SELECT {_size('item.input', 'item.reference', 'result.output')} {_REFERENCED_REST}"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Referenced:
+    """An item with references. `output` is the first text of its result, None where it has not succeeded."""
+
+    index: int
+    custom_id: str
+    line: int
+    input: dict[str, Any]
+    references: list[str]
+    output: str | None
+
+
+def referenced(sessions: Sessions, job_id: str) -> Iterator[Referenced]:
+    """The items of a job that came with references, in input order; NotFound if the job is deleted meanwhile."""
+    decode = msgspec.json.decode
+    for idx, custom_id, line, input, references, output in _blocks(sessions, _REFERENCED, job_id, -1, None, "idx"):
+        yield Referenced(idx, custom_id, line, decode(input), decode(references), output)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The texts of a scored item, source and output cut at a length."""
+
+    source: str
+    references: list[str]
+    output: str
+
+
+def shown(session: Session, job_id: str, indices: Sequence[int], chars: int) -> dict[int, Shown]:
+    """Those of the items that have an output, by index; of source and output the first `chars` characters."""
+    rows = session.execute(
+        text("""
+            SELECT item.idx, left(coalesce(item.input ->> 'text', item.input ->> 'messages'), :chars) AS source,
+                item.reference, left(result.output ->> 'text', :chars) AS output
+            FROM items item JOIN results result USING (job_id, idx)
+            WHERE item.job_id = :job AND item.idx = ANY(:indices) AND result.outcome = 'succeeded'
+        """),
+        {"job": job_id, "indices": list(indices), "chars": chars},
+    )
+    return {row.idx: Shown(row.source, row.reference or [], row.output) for row in rows}
+
+
+def any_scorable(session: Session, job_id: str) -> bool:
+    """Whether an item of the job that came with references has succeeded."""
+    found = session.execute(
+        text("""
+            SELECT 1 FROM items item JOIN results result USING (job_id, idx)
+            WHERE item.job_id = :job AND item.reference IS NOT NULL AND result.outcome = 'succeeded' LIMIT 1
+        """),
+        {"job": job_id},
+    )
+    return found.first() is not None
 
 
 def first(session: Session, job_id: str) -> ResultRow | None:

@@ -191,7 +191,7 @@ def _event(type: str, data: Mapping[str, Any], job_id: str | None) -> Event:
 _ENDED_JOB = text("""
     SELECT id, tenant_id, dialect, endpoint, task, model, status, dry_run, metadata, total, queued, running, succeeded,
         failed, cancelled, expired, input_tokens, output_tokens, input_file_id, output_file_id, error_file_id,
-        parent_id, coalesce(CAST(errors ->> 'total' AS integer), 0) AS problems,
+        report_file_id, parent_id, coalesce(CAST(errors ->> 'total' AS integer), 0) AS problems,
         CAST(extract(epoch FROM created_at) AS bigint) AS created_at,
         CAST(extract(epoch FROM coalesce(completed_at, failed_at, expired_at, cancelled_at)) AS bigint) AS ended_at
     FROM jobs
@@ -199,7 +199,7 @@ _ENDED_JOB = text("""
 """)
 _SHOWN = (
     *("id", "status", "task", "model", "dialect", "endpoint", "parent_id", "dry_run", "metadata"),
-    *("input_file_id", "output_file_id", "error_file_id", "created_at", "ended_at"),
+    *("input_file_id", "output_file_id", "error_file_id", "report_file_id", "created_at", "ended_at"),
 )
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scoring.subsequence import longest_common
+
 Floats = npt.NDArray[np.float64]
 ROUGE = ("rouge1", "rouge2", "rougeL")
 METRICS = ("bleu", "chrf", *ROUGE)
@@ -74,23 +76,31 @@ def rouge(
     outputs: Sequence[str], references: Sequence[Sequence[str]], kinds: Sequence[str] = ROUGE
 ) -> dict[str, Metric]:
     """rouge-score's, which knows English letters only: elsewhere it is a rough guide."""
-    scorer = _scorer(tuple(kinds))
     rows = np.zeros((len(kinds), len(outputs)))
     for place, (output, accepted) in enumerate(zip(outputs, references, strict=True)):
-        found = [scorer.score(reference, output) for reference in accepted]
-        rows[:, place] = [max(each[kind].fmeasure for each in found) for kind in kinds]
-    signature = f"f1|stem:yes|refs:best|rouge-score:{version('rouge-score')}"
+        found = best_rouge(output, accepted, kinds)
+        rows[:, place] = [found[kind] for kind in kinds]
     # A column of ones beside the scores, so that the mean follows from the sums.
     return {
-        kind: Metric(kind, np.stack([row, np.ones_like(row)], axis=1), _mean, f"{kind}|{signature}")
+        kind: Metric(kind, np.stack([row, np.ones_like(row)], axis=1), mean, rouge_signature(kind))
         for kind, row in zip(kinds, rows, strict=True)
     }
 
 
+def best_rouge(output: str, accepted: Sequence[str], kinds: Sequence[str] = ROUGE) -> dict[str, float]:
+    """F of each kind, from 0 to 1, against the reference that is best for it."""
+    tokens = _rouge_tokens(output)
+    found = [_rouge(tokens, _rouge_tokens(reference), kinds) for reference in accepted]
+    return {kind: max(each[kind] for each in found) for kind in kinds}
+
+
+def rouge_signature(kind: str) -> str:
+    return f"{kind}|f1|stem:yes|refs:best|rouge-score:{version('rouge-score')}"
+
+
 def length_ratio(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Characters of the outputs over those of the references, each the nearest in length to its output."""
-    nearest = sum(_nearest(len(output), accepted) for output, accepted in zip(outputs, references, strict=True))
-    return sum(map(len, outputs)) / max(1, nearest)
+    return ratio(lengths(*pair) for pair in zip(outputs, references, strict=True))
 
 
 def copied_whole(outputs: Sequence[str], sources: Sequence[str]) -> float:
@@ -99,8 +109,7 @@ def copied_whole(outputs: Sequence[str], sources: Sequence[str]) -> float:
     >>> copied_whole(["Guten Tag", "hello  THERE"], ["Good day", "Hello there"])
     0.5
     """
-    pairs = zip(outputs, sources, strict=True)
-    return sum(_folded(output) == _folded(source) for output, source in pairs) / max(1, len(outputs))
+    return ratio(whole_copies(*pair) for pair in zip(outputs, sources, strict=True))
 
 
 def copied_words(outputs: Sequence[str], sources: Sequence[str]) -> float:
@@ -109,12 +118,35 @@ def copied_words(outputs: Sequence[str], sources: Sequence[str]) -> float:
     >>> copied_words(["a small cat"], ["The small dog saw a cat."])
     0.6666666666666666
     """
-    copied = total = 0
-    for output, source in zip(outputs, sources, strict=True):
-        known, words = set(_folded(source)), _folded(output)
-        copied += sum(word in known for word in words)
-        total += len(words)
-    return copied / max(1, total)
+    return ratio(word_copies(*pair) for pair in zip(outputs, sources, strict=True))
+
+
+def lengths(output: str, accepted: Sequence[str]) -> tuple[int, int]:
+    """Characters of one output, and of the reference that is nearest in length to it."""
+    return len(output), _nearest(len(output), accepted)
+
+
+def whole_copies(output: str, source: str) -> tuple[int, int]:
+    """1 or 0 for one output that is its input or not, and the 1 it is of."""
+    return int(_folded(output) == _folded(source)), 1
+
+
+def word_copies(output: str, source: str) -> tuple[int, int]:
+    """How many words of one output stand in its input, and how many it has."""
+    known, words = set(_folded(source)), _folded(output)
+    return sum(word in known for word in words), len(words)
+
+
+def ratio(counts: Iterable[tuple[int, int]]) -> float:
+    """The sum of the first numbers over that of the second ones.
+
+    >>> ratio([(1, 1), (0, 1)]), ratio([])
+    (0.5, 0.0)
+    """
+    above = below = 0
+    for part, whole in counts:
+        above, below = above + part, below + whole
+    return above / max(1, below)
 
 
 def agreement(outputs: Sequence[str], twin: Sequence[str]) -> Agreement:
@@ -143,14 +175,44 @@ def _sacre(name: str, metric: Any, outputs: Sequence[str], references: Sequence[
     )
 
 
+def _rouge(tokens: list[str], reference: list[str], kinds: Sequence[str]) -> dict[str, float]:
+    # Not with rouge-score's own table: of two texts of ten thousand words it takes a minute and gigabytes.
+    grams = tuple(kind for kind in kinds if kind != "rougeL")
+    found = {kind: float(score.fmeasure) for kind, score in _scorer(grams).score(reference, tokens).items()}
+    if "rougeL" in kinds:
+        common = longest_common(tokens, reference)
+        found["rougeL"] = 2 * common / (len(tokens) + len(reference)) if common else 0.0
+    return found
+
+
+def _rouge_tokens(text: str) -> list[str]:
+    tokens: list[str] = _rouge_tokenizer().tokenize(text)
+    return tokens
+
+
+@cache
+def _rouge_tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return DefaultTokenizer(use_stemmer=True)
+
+
+class _AsTheyAre:
+    """The tokenizer for what is tokens already."""
+
+    def tokenize(self, tokens: list[str]) -> list[str]:
+        return tokens
+
+
 @cache
 def _scorer(kinds: tuple[str, ...]) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(list(kinds), use_stemmer=True)
+    return RougeScorer(list(kinds), tokenizer=_AsTheyAre())
 
 
-def _mean(total: Floats) -> float:
+def mean(total: Floats) -> float:
+    """Of summed rows of a number and a one, in percent."""
     return float(100 * total[0] / total[1])
 
 

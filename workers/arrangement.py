@@ -65,6 +65,7 @@ def _items(drafts: Sequence[Draft], chunk_of: dict[int, int], twin_of: dict[int,
             input_tokens=draft.tokens,
             chunk=chunk_of.get(place),
             same_as=drafts[twin_of[place]].idx if place in twin_of else None,
+            reference=draft.line.input.reference if draft.line.input else None,
         )
 
 

@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -14,13 +15,14 @@ from db import chunks, files, results, steps, webhooks
 from db.doorbell import DELIVER, Doorbell
 from db.errors import LeaseLost
 from db.ids import renamed
-from db.lines import LineWriter, ResultRow, writer_for
+from db.lines import JSONLines, LineWriter, ResultRow, writer_for
 from db.notices import announce
 from db.session import Sessions
 from db.states import JobStatus, Outcome, leftover
 from db.steps import StepLease
-from db.store import FileStore
+from db.store import FileStore, Writer
 from dialects.writing import writers
+from workers.report import Subject, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,17 @@ class _Ending:
     open: int
     succeeded: int
     expired: int
+    task: str
+    model: str | None
+    referenced: int
+
+
+@dataclass(slots=True)
+class _Written:
+    """What was made of a job so far: files that have no rows yet, and what its outputs scored, if any did."""
+
+    made: dict[str, files.NewFile] = field(default_factory=dict)
+    scores: dict[str, Any] | None = None
 
 
 class Finalize:
@@ -84,7 +97,7 @@ class Finalize:
         ending = self._ending(lease)
         if ending.open:
             return False
-        written: list[files.NewFile] = []
+        written = _Written()
         try:
             if ending.total and ending.keeps_files:
                 self._write(lease, ending, written)
@@ -100,9 +113,9 @@ class Finalize:
         logger.info("job %s is %s", lease.job_id, final, extra={"action": f"job_{final}", "job_id": lease.job_id})
         return True
 
-    def _discard(self, written: list[files.NewFile]) -> None:
+    def _discard(self, written: _Written) -> None:
         """Delete files that have no row. One may have: a commit whose acknowledgement was lost has happened."""
-        for file in written:
+        for file in written.made.values():
             with self._sessions() as session:
                 is_kept = files.exists(session, file.id)
             if not is_kept:
@@ -114,7 +127,8 @@ class Finalize:
             row = session.execute(
                 text("""
                     SELECT tenant_id, dialect, endpoint, format, NOT (dry_run OR interactive) AS keeps_files,
-                        output_lifetime_seconds AS lifetime, total, queued + running AS open, succeeded, expired
+                        output_lifetime_seconds AS lifetime, total, queued + running AS open, succeeded, expired,
+                        task, model, referenced
                     FROM jobs WHERE id = :job
                 """),
                 {"job": lease.job_id},
@@ -131,10 +145,13 @@ class Finalize:
             row.open,
             row.succeeded,
             row.expired,
+            row.task,
+            row.model,
+            row.referenced,
         )
 
-    def _write(self, lease: StepLease, ending: _Ending, written: list[files.NewFile]) -> None:
-        """The output file and the error file, each only if it has a line; added to `written` as they are.
+    def _write(self, lease: StepLease, ending: _Ending, written: _Written) -> None:
+        """The output file, the error file and the report, each only if it has a line; added to `written` as they are.
 
         Every custom_id stands in exactly one of the two. A TXT output has a line for every line of
         the input instead, empty where there is no output, so that line n answers line n; TXT has no ids.
@@ -145,9 +162,11 @@ class Finalize:
         output, errors = both
         if ending.succeeded:
             keep = (lambda row: True) if output.extension == "txt" else _succeeded
-            written.append(self._write_one(lease, "output", ending, output, keep))
+            written.made["output"] = self._write_one(lease, "output", ending, output, keep)
         if ending.total > ending.succeeded:
-            written.append(self._write_one(lease, "errors", ending, errors, lambda row: not _succeeded(row)))
+            written.made["errors"] = self._write_one(lease, "errors", ending, errors, lambda row: not _succeeded(row))
+        if ending.referenced and ending.succeeded:
+            self._score(lease, ending, written)
 
     def _write_one(
         self, lease: StepLease, name: str, ending: _Ending, lines: LineWriter, keep: Callable[[ResultRow], bool]
@@ -156,27 +175,38 @@ class Finalize:
         with self._store.writer(files.store_key(file_id)) as writer:
             writer.write(lines.header())
             rows = results.rows(self._sessions, lease.job_id, unfinished=leftover(ending.status).value)
-            renew_at = time.monotonic() + SECONDS_PER_RENEWAL
+            renew = self._renewal(lease)
             for row in rows:
                 if keep(row):
                     writer.write(lines.line(row))
-                # By time and not by rows, which may be of a megabyte each.
-                if time.monotonic() > renew_at:
-                    self._renew(lease)
-                    renew_at = time.monotonic() + SECONDS_PER_RENEWAL
-            size, digest = writer.bytes, writer.sha256
-        shown = lease.job_id if ending.dialect == "bushel" else renamed(lease.job_id, "batch_")
-        filename = f"{shown}_{name}.{lines.extension}"
-        return files.NewFile(
-            file_id,
-            files.OUTPUT,
-            filename,
-            size,
-            digest,
-            lines.content_type,
-            files.store_key(file_id),
-            ending.lifetime,
-        )
+                renew()
+        return _new_file(writer, file_id, lease.job_id, name, ending, lines)
+
+    def _score(self, lease: StepLease, ending: _Ending, written: _Written) -> None:
+        """The report, and the scores that it ends in; neither if none of the items with references has succeeded."""
+        with self._sessions() as session:
+            if not results.any_scorable(session, lease.job_id):
+                return
+            languages = frozenset(chunks.target_languages(session, lease.job_id))
+        subject = Subject(lease.job_id, ending.task, ending.model, languages)
+        file_id = files.new_file_id()
+        with self._store.writer(files.store_key(file_id)) as writer:
+            rows = results.referenced(self._sessions, lease.job_id)
+            written.scores = write_report(rows, writer, subject, self._renewal(lease))
+        written.made["report"] = _new_file(writer, file_id, lease.job_id, "report", ending, JSONLines())
+
+    def _renewal(self, lease: StepLease) -> Callable[[], None]:
+        """To be called often: renews the lease when it is time."""
+        renew_at = time.monotonic() + SECONDS_PER_RENEWAL
+
+        def renew() -> None:
+            nonlocal renew_at
+            # By time and not by rows, which may be of a megabyte each.
+            if time.monotonic() > renew_at:
+                self._renew(lease)
+                renew_at = time.monotonic() + SECONDS_PER_RENEWAL
+
+        return renew
 
     def _renew(self, lease: StepLease) -> None:
         if self._should_stop():
@@ -184,22 +214,40 @@ class Finalize:
         with self._sessions.begin() as session:
             steps.hold(session, lease)
 
-    def _end(self, session: Session, job_id: str, ending: _Ending, written: list[files.NewFile]) -> JobStatus:
-        ids = {"output": None, "errors": None} | {
-            "output" if "_output." in file.filename else "errors": files.add(session, ending.tenant_id, file).id
-            for file in written
+    def _end(self, session: Session, job_id: str, ending: _Ending, written: _Written) -> JobStatus:
+        ids = {"output": None, "errors": None, "report": None} | {
+            name: files.add(session, ending.tenant_id, file).id for name, file in written.made.items()
         }
+        scores = None if written.scores is None else msgspec.json.encode(written.scores).decode()
         final = _final_status(ending)
         session.execute(
             text(f"""
                 UPDATE jobs SET status = :final, version = version + 1, {final}_at = now(),
-                    output_file_id = :output, error_file_id = :errors
+                    output_file_id = :output, error_file_id = :errors, report_file_id = :report,
+                    scores = CAST(:scores AS jsonb)
                 WHERE id = :job AND status = :seen
             """),
-            {"job": job_id, "final": final.value, "seen": ending.status.value, **ids},
+            {"job": job_id, "final": final.value, "seen": ending.status.value, "scores": scores, **ids},
         )
         announce(session, job_id)
         return final
+
+
+def _new_file(
+    writer: Writer, file_id: str, job_id: str, name: str, ending: _Ending, lines: LineWriter
+) -> files.NewFile:
+    """Of bytes that were written, a file named for its job."""
+    shown = job_id if ending.dialect == "bushel" else renamed(job_id, "batch_")
+    return files.NewFile(
+        file_id,
+        files.OUTPUT,
+        f"{shown}_{name}.{lines.extension}",
+        writer.bytes,
+        writer.sha256,
+        lines.content_type,
+        files.store_key(file_id),
+        ending.lifetime,
+    )
 
 
 def _writers(ending: _Ending, job_id: str) -> tuple[LineWriter, LineWriter] | None:

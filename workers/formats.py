@@ -14,7 +14,16 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from db.inputs import Input, Problem, Refused, check_custom_id, check_length, check_text, storable
+from db.inputs import (
+    Input,
+    Problem,
+    Refused,
+    check_custom_id,
+    check_length,
+    check_references,
+    check_text,
+    storable,
+)
 
 # What a decoded JSON line is in the job's dialect; raises Refused if it is nothing.
 Check = Callable[[object], Input]
@@ -46,11 +55,12 @@ class Format:
     id_column: str | None = None
     delimiter: str = ","
     has_header: bool = True
+    reference_column: str | None = None
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "Format":
         """From a job row's JSON, where other keys (the header found at ingest) may stand beside ours."""
-        names = ("type", "text_column", "id_column", "delimiter", "has_header")
+        names = ("type", "text_column", "id_column", "delimiter", "has_header", "reference_column")
         return cls(**{name: stored[name] for name in names if stored.get(name) is not None})
 
 
@@ -262,8 +272,9 @@ def _jsonl(guard: _Guard, format: Format, check: Check, source: Source) -> Itera
 
 
 def _mapped(value: object, format: Format) -> object:
-    """A JSONL object in the user's own shape, told by `text_column` and `id_column`, as one in ours."""
-    if not isinstance(value, dict) or (format.text_column is None and format.id_column is None):
+    """A JSONL object in the user's own shape, told by the columns that the format names, as one in ours."""
+    named = (format.text_column, format.id_column, format.reference_column)
+    if not isinstance(value, dict) or not any(named):
         return value
     text_column, id_column = format.text_column or "text", format.id_column or "custom_id"
     if text_column not in value:
@@ -281,6 +292,8 @@ def _mapped(value: object, format: Format) -> object:
     custom_id = value.get(id_column)
     if custom_id is not None:
         mapped["custom_id"] = str(custom_id) if isinstance(custom_id, int) else custom_id
+    if format.reference_column is not None:
+        mapped["reference"] = value.get(format.reference_column)
     if isinstance(value.get("params"), dict):
         mapped["params"] = value["params"]
     return mapped
@@ -326,7 +339,7 @@ def _csv(guard: _Guard, format: Format, check: Check, source: Source) -> Iterato
             continue
         assert source.columns is not None
         if places.width is None:
-            places = replace(places, width=len(cells))
+            places = _as_wide_as(cells, places, number)
             source.columns = _bounded([f"column_{place + 1}" for place in range(len(cells))], number)
         yield _row(number, cells, places)
 
@@ -346,41 +359,59 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where text and id stand in a row; `width` is how many cells a row must have."""
+    """Where text, id and reference stand in a row; `width` is how many cells a row must have."""
 
     text: int
     id: int | None
     width: int | None
     text_name: str
+    reference: int | None = None
 
 
 def _headerless(format: Format, source: Source) -> _Places:
     """Without a header, columns are named by number from 1: `text_column: "2"`."""
     source.columns = []
     text = int(format.text_column or "1") - 1
-    return _Places(text, int(format.id_column) - 1 if format.id_column else None, None, f"column {text + 1}")
+    id, reference = (int(name) - 1 if name else None for name in (format.id_column, format.reference_column))
+    return _Places(text, id, None, f"column {text + 1}", reference)
+
+
+def _as_wide_as(cells: list[str], places: _Places, number: int) -> _Places:
+    """The first row of a file without a header says how many columns there are."""
+    last = max(place for place in (places.text, places.id, places.reference) if place is not None)
+    if last < len(cells):
+        return replace(places, width=len(cells))
+    raise Unreadable(
+        Problem(
+            "missing_column",
+            f"there is no column {last + 1}: the first row has {len(cells)}",
+            "count columns from 1, and check the delimiter",
+            line=number,
+            param=str(last + 1),
+        )
+    )
 
 
 def _header(cells: list[str], format: Format, source: Source, number: int) -> _Places:
     columns = [storable(cell.strip()) for cell in cells]
     source.columns = _bounded(columns, number)
     wanted = format.text_column or "text"
-    for name in filter(None, (wanted, format.id_column)):
+    for name in filter(None, (wanted, format.id_column, format.reference_column)):
         if columns.count(name) != 1:
             found = "twice" if name in columns else "not"
             raise Unreadable(
                 Problem(
                     "missing_column",
                     f"the column {name!r} is {found} in the header",
-                    f"the header has: {', '.join(columns)[:_EXCERPT]} - name the columns with format.text_column and"
-                    f" format.id_column, the delimiter (now {format.delimiter!r}) with format.delimiter",
+                    f"the header has: {', '.join(columns)[:_EXCERPT]} - name the columns with format.text_column,"
+                    " format.id_column and format.reference_column, the delimiter"
+                    f" (now {format.delimiter!r}) with format.delimiter",
                     line=number,
                     param=name,
                 )
             )
-    return _Places(
-        columns.index(wanted), columns.index(format.id_column) if format.id_column else None, len(columns), wanted
-    )
+    id, reference = (columns.index(name) if name else None for name in (format.id_column, format.reference_column))
+    return _Places(columns.index(wanted), id, len(columns), wanted, reference)
 
 
 def _bounded(columns: list[str], number: int) -> list[str]:
@@ -416,7 +447,18 @@ def _row(number: int, cells: list[str], places: _Places) -> Line:
         problems += [_in_cell(problem, place) for problem in check_text(cell, _cell_name(place, places))]
     if custom_id is not None:
         problems += [_in_cell(problem, places.id) for problem in check_custom_id(custom_id)]
-    return _line(number, raw, problems, Input({"text": text}, custom_id, extra=clean))
+    reference = _reference(cells, places)
+    if reference is not None:
+        # Its characters are checked with those of all cells.
+        found = [problem for problem in check_references(reference) if problem.code != "invalid_character"]
+        problems += [_in_cell(problem, places.reference) for problem in found]
+    return _line(number, raw, problems, Input({"text": text}, custom_id, extra=clean, reference=reference))
+
+
+def _reference(cells: list[str], places: _Places) -> list[str] | None:
+    """An empty cell is no reference."""
+    cell = cells[places.reference] if places.reference is not None else ""
+    return [cell] if cell.strip() else None
 
 
 def _cell_name(place: int, places: _Places) -> str:

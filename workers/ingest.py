@@ -21,6 +21,7 @@ from db.states import JobStatus, Outcome
 from db.steps import StepLease
 from db.store import FileStore
 from dialects.reading import reader
+from models.params import copies
 from models.registry import Registry, UnknownModel
 from workers.arrangement import arrange
 from workers.drafts import Drafter
@@ -163,6 +164,8 @@ class Ingest:
         columns = self._read(source, run)
         if run.count == 0 and not run.problems.total:
             run.end(_nothing(source))
+        elif _lacks_references(source, run):
+            run.end(_no_references(source))
         return self._conclude(lease, source, run, columns)
 
     def _read(self, source: _Source, run: "_Run") -> list[str] | None:
@@ -253,6 +256,18 @@ class Ingest:
                 done = intake.clear(session, lease)
 
 
+def _lacks_references(source: _Source, run: "_Run") -> bool:
+    """Whether a key was named that no object has. Of a CSV the header tells, and a part of a job may well have none."""
+    is_named = source.format.type == "jsonl" and source.format.reference_column is not None
+    return is_named and source.selection is None and not run.referenced and not run.problems.total
+
+
+def _no_references(source: _Source) -> Problem:
+    key = source.format.reference_column
+    hint = "name the key that holds it with format.reference_column, or leave that out"
+    return Problem("missing_reference", f"no line has a reference in {key!r}", hint, param=key)
+
+
 def _nothing(source: _Source) -> Problem:
     if source.selection is not None:
         return Problem("nothing_to_retry", "every item of the job to repeat has succeeded", "there is nothing to run")
@@ -291,6 +306,8 @@ def _chars(line: Line) -> int:
         return chars
     if line.input.params:
         chars += len(msgspec.json.encode(line.input.params))
+    if line.input.reference:
+        chars += sum(map(len, line.input.reference))
     body = line.input.body
     if "request" in body:
         chars += len(msgspec.json.encode(body["request"]))
@@ -305,7 +322,7 @@ class _Run:
     def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, setups: Setups) -> None:
         self._sessions, self._lease, self._source, self._setups = sessions, lease, source, setups
         self._drafter = Drafter(setups, source.dialect, source.id_prefix)
-        self.count = self.queued = self._invalid = 0
+        self.count = self.queued = self.referenced = self._invalid = 0
         self._input_tokens = 0
         # What each model has to do, in input tokens; copies count.
         self._cost: dict[str, int] = {}
@@ -355,14 +372,16 @@ class _Run:
             intake.add_items(session, job_id, items, chunk_ids)
             settled = [draft.settled for draft in drafts if draft.settled]
             queued, tokens = sum(chunk.items for chunk in chunks), sum(chunk.tokens for chunk in chunks)
-            intake.count_in(session, job_id, queued, tokens, settled)
+            referenced = sum(line.input is not None and line.input.reference is not None for line in window)
+            intake.count_in(session, job_id, queued, tokens, settled, referenced)
         self.problems.add(problems)
         self._invalid += sum(result.outcome is Outcome.FAILED for result in settled)
         self.count += len(drafts)
         self.queued += queued
+        self.referenced += referenced
         for chunk in chunks:
             self._cost[chunk.model] = self._cost.get(chunk.model, 0) + chunk.tokens
-            self._input_tokens += chunk.tokens // int(chunk.params.get("n", 1))
+            self._input_tokens += chunk.tokens // copies(chunk.params)
 
     def _budget(self, session: Session, model: str) -> int:
         if model not in self._rates:

@@ -61,6 +61,7 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
     )
     assert job["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
     for name in (
+        "tier",
         "errors",
         "estimate",
         "parent_id",
@@ -68,12 +69,14 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
         "input_file_id",
         "output_file_id",
         "error_file_id",
+        "report_file_id",
+        "scores",
         "expires_at",
         "eta_seconds",
     ):
         assert job[name] is None
     assert job["notices"] == {"truncated_inputs": 0, "cut_outputs": 0}
-    assert len(job) == 39
+    assert len(job) == 42
 
 
 def test_inline_inputs_are_spooled_as_lines_for_ingest(client: httpx.Client, ledger: Ledger) -> None:

@@ -35,6 +35,7 @@ BY_ID = {
     ("POST", "/v1/jobs/<job_id>/clone"),
     ("GET", "/v1/jobs/<job_id>/results"),
     ("GET", "/v1/jobs/<job_id>/audit"),
+    ("GET", "/v1/jobs/<job_id>/compare/<other_id>"),
     ("GET", "/v1/messages/batches/<message_batch_id>"),
     ("DELETE", "/v1/messages/batches/<message_batch_id>"),
     ("POST", "/v1/messages/batches/<message_batch_id>/cancel"),
@@ -71,6 +72,7 @@ FOR_ALL = {("GET", "/v1/models"), ("GET", "/v1/models/<model>"), ("POST", "/v1/m
 UNKNOWN = {
     "<file_id>": "file-0mgcxk2l9h4t8v2c6y0q1w5r3",
     "<job_id>": "job_0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<other_id>": "job_0mgcxk2l9h4t8v2c6y0q1w5r4",
     "<upload_id>": "upload_0mgcxk2l9h4t8v2c6y0q1w5r3",
     "<batch_id>": "batch_0mgcxk2l9h4t8v2c6y0q1w5r3",
     "<message_batch_id>": "msgbatch_0mgcxk2l9h4t8v2c6y0q1w5r4",
@@ -113,6 +115,7 @@ def foreign(client: httpx.Client, ledger: Ledger) -> dict[str, str]:
         "<file_id>": file_id,
         "<message_batch_id>": messages.json()["id"],
         "<job_id>": job_id,
+        "<other_id>": job_id,
         "<webhook_id>": webhook_id,
         "<delivery_id>": delivery_id,
         "<upload_id>": client.post("/v1/uploads", json=announced).json()["id"],

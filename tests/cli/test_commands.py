@@ -59,21 +59,21 @@ def test_submit_prints_the_job_id_alone_on_stdout(fake: FakeBushel, tmp_path: Pa
 def test_submit_sends_what_the_options_say(fake: FakeBushel, tmp_path: Path, capfd: Captured) -> None:
     file = write(tmp_path / "a.tsv", "id\tbody\n1\thi\n")
 
-    options = "--model m --from en --to de --text-column body --id-column id --params num_beams=4 --params seed=7"
-    more = "--priority 5 --window 3h --on-error skip --long-input truncate --metadata who=me"
+    options = "--model m --tier fast --from en --to de --text-column body --id-column id --params num_beams=4"
+    more = "--params seed=7 --priority 5 --window 3h --on-error skip --long-input truncate --metadata who=me"
     run(["submit", str(file), *options.split(), *more.split()])
 
     body = fake.state.bodies[0]
     assert body["format"] == {"type": "csv", "delimiter": "\t", "text_column": "body", "id_column": "id"}
     assert body["params"] == {"num_beams": 4, "seed": 7, "source_lang": "en", "target_lang": "de"}
-    assert (body["model"], body["priority"], body["completion_window"]) == ("m", 5, "3h")
+    assert (body["model"], body["tier"], body["priority"], body["completion_window"]) == ("m", "fast", 5, "3h")
     assert (body["on_error"], body["long_input"], body["metadata"]) == ("skip", "truncate", {"who": "me"})
 
 
 def test_options_not_given_are_left_to_the_server(fake: FakeBushel, tmp_path: Path) -> None:
     run(["submit", str(write(tmp_path / "a.jsonl", '{"text": "x"}\n'))])
 
-    assert {"priority", "on_error", "long_input", "completion_window"}.isdisjoint(fake.state.bodies[0])
+    assert {"tier", "priority", "on_error", "long_input", "completion_window"}.isdisjoint(fake.state.bodies[0])
 
 
 def test_a_window_of_never_is_null(fake: FakeBushel, tmp_path: Path) -> None:
@@ -162,6 +162,7 @@ def test_a_good_dry_run_ends_with_0_though_nothing_ran(fake: FakeBushel) -> None
         pytest.param(["submit", "x.pdf"], "cannot tell the format of x.pdf", id="unknown ending"),
         pytest.param(["submit", "x.txt", "--params", "beams"], "'beams' is not of the form name=value", id="params"),
         pytest.param(["submit", "x.txt", "--priority", "101"], "-100<=x<=100", id="priority"),
+        pytest.param(["submit", "x.txt", "--tier", "good"], "not one of 'best', 'balanced', 'fast'", id="tier"),
         pytest.param(["results", "job_0000", "--follow", "--format", "txt"], "--follow writes jsonl", id="follow"),
         pytest.param(["nonesuch"], "No such command", id="no such command"),
     ],
@@ -208,12 +209,13 @@ def test_a_retry_of_nothing_is_refused_in_the_server_s_words(fake: FakeBushel, c
 def test_clone_sends_only_what_is_otherwise(fake: FakeBushel, capfd: Captured) -> None:
     parent = fake.add_job(["one", "two"])
 
-    options = "--model m --to fr --params num_beams=4 --on-error skip --long-input truncate --run"
+    options = "--model m --tier best --to fr --params num_beams=4 --on-error skip --long-input truncate --run"
     assert run(["clone", parent, *options.split(), "--json"]) == 0
     assert run(["clone", parent]) == 0
 
     assert fake.state.bodies[0] == {
         "model": "m",
+        "tier": "best",
         "params": {"num_beams": 4, "target_lang": "fr"},
         "on_error": "skip",
         "long_input": "truncate",
@@ -497,6 +499,21 @@ def test_translate_gives_a_line_for_every_line_in_order(
     # The list of jobs is for the user's own: a filter removes those of its jobs that went well.
     assert fake.state.jobs == {}
     assert fake.state.bodies[0]["params"] == {"source_lang": "en", "target_lang": "de"}
+
+
+@pytest.mark.parametrize("command", ["translate", "summarize", "generate"])
+def test_a_filter_asks_for_its_tier(
+    command: str, fake: FakeBushel, stdin: Callable[[bytes], None], capfd: Captured
+) -> None:
+    stdin(b"one\n")
+
+    assert run([command, "--tier", "fast", "--model", "family"]) == 0
+    assert (fake.state.bodies[0]["tier"], fake.state.bodies[0]["model"]) == ("fast", "family")
+
+
+def test_a_tier_that_is_not_there_is_told_in_options(fake: FakeBushel, tmp_path: Path, capfd: Captured) -> None:
+    assert run(["submit", str(write(tmp_path / "a.txt", "x\n")), "--model", "lonely", "--tier", "fast"]) == 2
+    assert "model lonely has no --tier fast, nor any other (tier_not_found, at --tier)" in capfd.readouterr().err
 
 
 def test_a_line_that_fails_is_empty_and_told_with_its_number(
