@@ -181,9 +181,12 @@ def _report_key(job: Job, file: File | None) -> str:
     if not is_final(JobStatus(job.status)):
         raise Conflict(f"job {job.id} is {job.status}; only jobs that have ended can be compared", "job_not_final")
     if job.report_file_id is None:
-        raise Conflict(
-            f"job {job.id} has no scores; give its inputs a `reference` each, and run it again", "job_not_scored"
+        reason = (
+            "none of its inputs with a `reference` has an output, or its `errors` say that scoring failed"
+            if job.referenced
+            else "give its inputs a `reference` each, and run it again"
         )
+        raise Conflict(f"job {job.id} has no scores; {reason}", "job_not_scored")
     if file is None:
         raise _gone(job)
     return file.store_key

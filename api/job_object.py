@@ -36,7 +36,10 @@ class WaitingFor(BaseModel):
 
 
 class JobErrors(BaseModel):
-    """Problems of the input: how many there are, and the first hundred with line, column and a hint."""
+    """Problems of the input: how many there are, and the first hundred with line, column and a hint.
+
+    One more, `scoring_failed`, says that there are results but no scores.
+    """
 
     total: int
     data: list[dict[str, Any]]
@@ -76,6 +79,9 @@ class Scores(BaseModel):
     )
     scored: int = Field(description="Items that the scores are of.")
     unscored: int = Field(description="Items with references but without an output: they are in no score.")
+    scored_in_part: int = Field(
+        0, description="Of the scored items, those of whose output only the first 100,000 characters were."
+    )
     length_ratio: float = Field(description="Characters of the outputs over those of the nearest references.")
     copied_whole: float | None = Field(description="Translation: the share of outputs that are their input.")
     copied_words: float | None = Field(description="Other tasks: the share of the outputs' words that the input has.")

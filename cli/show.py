@@ -169,6 +169,8 @@ def scores(console: Console, job: wire.Job) -> None:
     said = f"of {job.scores.scored:,} {_plural('output', job.scores.scored)}"
     if job.scores.unscored:
         said += f"; {job.scores.unscored:,} with a reference have no output and are in no score"
+    if job.scores.scored_in_part:
+        said += f"; of {job.scores.scored_in_part:,} only the first 100,000 characters were scored"
     if job.scores.length_ratio is not None:
         said += f"; {job.scores.length_ratio:.2f} times as long as the references"
     console.print(Text(said, style="dim"))

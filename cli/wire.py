@@ -65,6 +65,7 @@ class Scores:
     metrics: tuple[Score, ...]
     scored: int
     unscored: int
+    scored_in_part: int
     length_ratio: float | None
 
 
@@ -208,8 +209,9 @@ def scores(content: object) -> Scores | None:
     if not isinstance(content, dict):
         return None
     metrics = tuple(_score(name, each) for name, each in _metrics(content))
-    scored, unscored = (_whole(content.get(name)) or 0 for name in ("scored", "unscored"))
-    return Scores(metrics, scored, unscored, _number(content.get("length_ratio")))
+    names = ("scored", "unscored", "scored_in_part")
+    scored, unscored, in_part = (_whole(content.get(name)) or 0 for name in names)
+    return Scores(metrics, scored, unscored, in_part, _number(content.get("length_ratio")))
 
 
 def comparison(content: JSON) -> Comparison:

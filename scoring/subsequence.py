@@ -9,6 +9,9 @@ def longest_common(one: Sequence[str], other: Sequence[str]) -> int:
     >>> longest_common("the cat sat down".split(), "the dog sat quite down".split())
     3
     """
+    if len(one) > len(other):
+        # Every word has an integer as long as `one`: of a long text they would take gigabytes.
+        one, other = other, one
     places: dict[str, int] = {}
     for place, word in enumerate(one):
         places[word] = places.get(word, 0) | 1 << place

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.bytepairs import BOUNDARY_ID, BytePairs
-from training.loop import device
+from training.loop import device, judging
 from training.loss import linear_cross_entropy
 from training.recipe import CausalRecipe, CausalShape
+from training.spread import spread
 from training.texts import Source
 
 VALIDATED = 250
@@ -75,7 +76,8 @@ class CausalTask:
         self.files: Mapping[str, Path] = {source.file: data / source.file for source in (*recipe.train, *recipe.valid)}
         self.vocabulary = _vocabulary(recipe, data, out / "vocabulary")
         self.texts = list(self._encoded(recipe.train, data))
-        self.valid = [list(islice(self._encoded([source], data), VALIDATED)) for source in recipe.valid]
+        found = [spread(list(self._encoded([source], data)), VALIDATED) for source in recipe.valid]
+        self.valid = judging(recipe, found)
         self.model = new_model(recipe.shape, self.vocabulary.size).train().to(device())
 
     def batches(self, epoch: int) -> list[list[Ids]]:

@@ -10,7 +10,8 @@ import torch
 
 from training.optimizers import Optimizer
 
-KEPT = 8
+# Of which the average is made.
+KEPT = 4
 
 
 @dataclass(slots=True)
@@ -32,6 +33,11 @@ class Checkpoints:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a state to go on from."""
+        return (self._folder / "last.pt").exists()
+
     def save(self, model: torch.nn.Module, optimizer: Optimizer, progress: Progress) -> None:
         weights = model.state_dict()
         state = {
@@ -40,17 +46,16 @@ class Checkpoints:
             "progress": {name: getattr(progress, name) for name in Progress.__slots__},
         }
         _write(state, self._folder / "last.pt")
-        half = {name: value.to(torch.bfloat16) for name, value in weights.items()}
-        _write(half, self._folder / f"step-{progress.step:07d}.pt")
+        # Not in bfloat16: an average would not make up for what that rounds away.
+        _write(weights, self._folder / f"step-{progress.step:07d}.pt")
         for old in self.steps()[:-KEPT]:
             old.unlink()
 
     def load(self, model: torch.nn.Module, optimizer: Optimizer) -> Progress | None:
         """Put the newest state back; None if there is none."""
-        path = self._folder / "last.pt"
-        if not path.exists():
+        if not self.is_begun:
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(self._folder / "last.pt", map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return Progress(**state["progress"])

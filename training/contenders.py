@@ -18,6 +18,7 @@ from typing import Any
 from models.entry import read_entry
 from models.registry import Registry, RegistryError
 from models.spec import ModelSpec, Task
+from training.errors import TrainingError
 
 LISTS = ("source_languages", "target_languages")
 TABLES = ("defaults", "options")
@@ -26,7 +27,7 @@ COUNTS = ("max_input_tokens", "max_output_tokens")
 WHERE = "--models"
 
 
-class BadContender(ValueError):
+class BadContender(TrainingError):
     """A model cannot be compared as asked."""
 
 

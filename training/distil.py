@@ -41,10 +41,11 @@ from training.folders import model_folder
 from training.loop import Run
 from training.pairs import Part
 from training.progress import progress
+from training.provenance import write_json
 from training.recipe import CausalRecipe, FinetuneRecipe, Recipe, load
 from training.settings import parse, run
 from training.similarity import similarity
-from training.train import add_running, begin, go, seeded, task_of
+from training.train import add_running, begin, check_folders, go, seeded, task_of
 
 _POLL_SECONDS = 0.5
 
@@ -91,10 +92,10 @@ class Lessons:
             return pairs
         if known["job"] is None or not self._may_go_on(known["job"]):
             known["job"] = self._submit(wanted, list(references)).id
-            _write_whole(note, json.dumps(known, indent=1) + "\n")
+            write_json(note, known)
         job = self._ended(known["job"], len(references))
         known |= self._save(job, references, pairs)
-        _write_whole(note, json.dumps(known, indent=1) + "\n")
+        write_json(note, known)
         return pairs
 
     def notes(self) -> list[dict[str, Any]]:
@@ -251,12 +252,6 @@ def _packed(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(cast(BinaryIO, gzip.GzipFile(path, "wb", mtime=0)), encoding="utf-8")
 
 
-def _write_whole(path: Path, content: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(content, "utf-8")
-    os.replace(unfinished, path)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="training.distil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -297,6 +292,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asked.max_new_tokens is not None:
         params["max_new_tokens"] = asked.max_new_tokens
     student, teacher = (model_folder(said, asked.home) if said else None for said in (asked.student, asked.teacher))
+    if not asked.pairs_only:
+        # Before the teacher is at it for hours.
+        check_folders(recipe, student, teacher, "--student")
     try:
         with Target(asked.url, asked.home).client() as client:
             lessons = Lessons(client, Asked(asked.model, asked.task, params), asked.out / "pairs")

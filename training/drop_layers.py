@@ -22,21 +22,25 @@ from training.settings import add_again, add_home, parse, run
 def spaced(layers: int, kept: int) -> list[int]:
     """Places of `kept` of the layers, as far apart as can be.
 
-    >>> spaced(12, 3), spaced(6, 1), spaced(4, 4)
-    ([0, 6, 11], [0], [0, 1, 2, 3])
+    >>> spaced(12, 3), spaced(6, 3), spaced(6, 1)
+    ([0, 6, 11], [0, 2, 5], [0])
     """
     if not 1 <= kept <= layers:
-        raise CannotMake(f"{kept} of {layers} layers cannot be kept")
+        raise CannotMake(f"{kept} layers cannot be kept of {layers}")
     if kept == 1:
         return [0]
-    return [(2 * place * (layers - 1) + kept - 1) // (2 * (kept - 1)) for place in range(kept)]
+    return [round(place * (layers - 1) / (kept - 1)) for place in range(kept)]
 
 
 def choice(said: str, layers: int) -> list[int]:
     """The layers that the command line names: how many, or which."""
-    if "," not in said:
-        return spaced(layers, int(said))
-    places = sorted({int(place) for place in said.split(",") if place.strip()})
+    try:
+        numbers = [int(place) for place in said.split(",") if place.strip()]
+    except ValueError as exc:
+        raise CannotMake(f"{said!r} cannot be kept: say how many layers, or which, as 0,2,5") from exc
+    if "," not in said and numbers:
+        return spaced(layers, numbers[0])
+    places = sorted(set(numbers))
     if not places or places[0] < 0 or places[-1] >= layers:
         raise CannotMake(f"of layers 0 to {layers - 1}, {said} cannot be kept")
     return places
@@ -45,8 +49,6 @@ def choice(said: str, layers: int) -> list[int]:
 def with_layers(model: Any, kept: Mapping[str, Sequence[int]]) -> Any:
     """A copy of the model with those layers of its stacks; stacks that are not named stay whole."""
     stacks = {stack.name: stack for stack in anatomy(model.config).stacks}
-    if unknown := kept.keys() - stacks.keys():
-        raise CannotMake(f"the model has no {', '.join(sorted(unknown))}; it has {', '.join(stacks)}")
     config = copy.deepcopy(model.config)
     for name, places in kept.items():
         setattr(config, stacks[name].count, len(places))
@@ -77,7 +79,9 @@ def drop_layers(source: Path, out: Path, encoder: str | None, decoder: str | Non
     with making(source, out, "drop_layers", wanted, is_again) as made:
         model = open_model(source)
         sizes = {stack.name: len(stack.of(model)) for stack in anatomy(model.config).stacks}
-        kept = {name: choice(said, sizes.get(name, 0)) for name, said in wanted.items()}
+        if unknown := wanted.keys() - sizes.keys():
+            raise CannotMake(f"the model has no {', '.join(sorted(unknown))}; it has {', '.join(sizes)}")
+        kept = {name: choice(said, sizes[name]) for name, said in wanted.items()}
         made.record |= {"layers": sizes, "kept": kept}
         made.save(with_layers(model, kept))
 

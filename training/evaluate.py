@@ -21,7 +21,6 @@ the same weights, data, parameters, machine and versions, unless told `--again`.
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -39,12 +38,13 @@ from training import frontier, report
 from training.contenders import BadContender, contenders
 from training.judge import SHOWN, judge
 from training.measure import measure
-from training.measured import Measured, Shelf, versions
+from training.measured import PACKAGES, Measured, Shelf
 from training.plan import CACHE, BadRequest, Plan, plan, spelled
 from training.probe import TEMPLATES
+from training.provenance import file_digest, versions, write_json
 from training.references import BadReferences, read
 from training.report import Report
-from training.settings import called
+from training.settings import called, run
 from training.trial import TrialFailed
 
 logger = logging.getLogger("training")
@@ -85,16 +85,15 @@ def _record(words: Sequence[str], asked: argparse.Namespace, made: Report, began
     said = {
         "command": ["python", "-m", "training.evaluate", *words],
         "options": {key: value for key, value in sorted(vars(asked).items()) if value is not None},
-        "data": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path is not None},
+        "data": {str(path): file_digest(path) for path in files if path is not None},
         "weights": {each.name: each.recipe.get("weights_hash") for each in made.findings},
         "resumed": made.resumed,
         "machine": made.machine,
         "began": began.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
     }
-    content = json.dumps(said, indent=1, ensure_ascii=False, default=str)
-    (asked.out / "record.json").write_text(content + "\n", "utf-8")
+    write_json(asked.out / "record.json", said)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=int, default=10, help="items shown in the report (default: 10)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each model's speed is taken (default: 3)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="bootstrap resamples (default: 1000)")
-    parser.add_argument("--tokenizer", default="13a", help="sacreBLEU's, for BLEU (default: 13a)")
+    parser.add_argument("--tokenizer", help="sacreBLEU's, for BLEU (default: the target language's; mostly 13a)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the best there is)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="for converted and downloaded models")
     parser.add_argument("--again", action=flag, default=False, help="measure also what an earlier run has measured")
@@ -214,4 +213,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -13,10 +13,12 @@ from transformers import GenerationConfig
 from training.batching import batches
 from training.errors import BadRecipe, CannotMake
 from training.folders import open_model, open_tokenizer, write_model
-from training.loop import device, hash_of
+from training.loop import device, judging
 from training.pairs import Pair, Part
+from training.provenance import file_digest
 from training.recipe import FinetuneRecipe
 from training.similarity import similarity
+from training.spread import spread
 
 VALIDATED = 250
 _NOTHING = -100
@@ -101,7 +103,8 @@ class FinetuneTask:
         self._rows = Rows(self.tokenizer, recipe, self.is_causal)
         self.rows = self._rows.read(recipe.train, data)
         self._counted = {"pairs": len(self.rows), "left_out": self._rows.left_out, "cut": self._rows.cut}
-        self.valid = [self._rows.read([part], data)[:VALIDATED] for part in recipe.valid]
+        found = [spread(self._rows.read([part], data), VALIDATED) for part in recipe.valid]
+        self.valid = judging(recipe, found)
         self.teacher_folder = teacher
         self.teacher = _teacher(teacher, self.tokenizer, self.model) if teacher is not None else None
         if recipe.kl and self.teacher is None:
@@ -157,7 +160,7 @@ class FinetuneTask:
     def facts(self) -> dict[str, object]:
         folders = {"model": self._folder} | ({"teacher": self.teacher_folder} if self.teacher_folder else {})
         weights = {
-            what: {path.name: hash_of(path) for path in sorted(folder.glob("*.safetensors"))}
+            what: {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
             for what, folder in folders.items()
         }
         return {**self._counted, "weights": weights}
@@ -224,7 +227,7 @@ class FinetuneTask:
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Kullback-Leibler divergence of the student from the teacher, mean per word (Hinton et al. 2015).
+    """KL(teacher || student) of (words, vocabulary) logits: the mean over the words, in nats (Hinton et al. 2015).
 
     Times the square of the temperature, so that its gradient stays as large beside the cross-entropy's.
     """

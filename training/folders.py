@@ -1,7 +1,6 @@
 """A model folder of any Hugging Face architecture, opened to be changed, and written again as a new one."""
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from models.registry import BUILTIN, RegistryError, load
 from models.snapshots import snapshot
 from training.errors import BadSettings, NoSuchModel
+from training.making import copy_others
 from workers.engines.files import load_weights
 from workers.engines.quiet import quietly
-
-# What the new folder has of its own, or what says something of the old weights alone.
-_NOT_COPIED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.bin",
-    "*.pt",
-    "config.json",
-    "generation_config.json",
-    "record.json",
-    "vmap.txt",
-    "README.md",
-    "recipe.py",
-    "heldout.tsv",
-)
 
 
 def model_folder(said: str, home: Path | None = None) -> Path:
@@ -66,7 +51,4 @@ def write_model(model: Any, template: Path, folder: Path) -> None:
     with quietly():
         # A copy of the whole, so that what is tied stays tied and is written once.
         copy.deepcopy(model).half().save_pretrained(folder)
-    left = {path for pattern in _NOT_COPIED for path in template.glob(pattern)}
-    for path in template.iterdir():
-        if path.is_file() and path not in left:
-            shutil.copyfile(path, folder / path.name)
+    copy_others(template, folder)

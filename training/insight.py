@@ -5,7 +5,7 @@ so that its weights can be read. Attention is averaged over the heads of a layer
 rollout of Abnar and Zuidema (2020, arXiv 2005.00928), which follows it through all layers, half of each being the
 residual connection.
 
-    ValueError
+    TrainingError
     └── CannotExplain   there is nothing to look at, or too much
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from models.params import check
 from models.spec import EngineKind, ModelSpec
+from training.errors import TrainingError
 from training.perplexity import Text, tokenized
 from training.references import Item
 from workers.engines.base import Params, Prompt
@@ -29,7 +30,7 @@ MOST_CELLS = 40_000
 ROLLOUT = "rollout"
 
 
-class CannotExplain(ValueError):
+class CannotExplain(TrainingError):
     """The item cannot be shown; the message says why."""
 
 

@@ -1,32 +1,32 @@
 """The training loop that all kinds of model share: pace, checkpoints, curve, record, and the end of a run."""
 
-import hashlib
 import json
 import logging
 import math
 import os
-import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
-import transformers
 
-from training.checkpoints import Checkpoints, Progress, average
+from training.checkpoints import KEPT, Checkpoints, Progress, average
 from training.curve import Curve
-from training.errors import BadData
+from training.errors import BadData, OtherTraining
 from training.optimizers import optimizer_of
 from training.progress import Bar
+from training.provenance import file_digest, versions, write_json
 from training.recipe import AnyRecipe, Pace
 
 logger = logging.getLogger("training")
+Found = TypeVar("Found", bound=Sized)
 
 SAID_EVERY = 100  # steps
+PACKAGES = ("torch", "transformers", "sentencepiece", "tokenizers")
 
 
 class Task(Protocol):
@@ -82,18 +82,22 @@ class Run:
     def __init__(
         self, recipe: AnyRecipe, task: Task, out: Path, facts: Mapping[str, object] = MappingProxyType({})
     ) -> None:
-        """`facts` are for the record, beside those the task has."""
+        """`facts` are for the record, beside those the task has.
+
+        OtherTraining if the folder has a training of another recipe or of other files. Until it has ended, its pace
+        may be another.
+        """
         self.recipe, self.task, self.out = recipe, task, out
         out.mkdir(parents=True, exist_ok=True)
         self.model = task.model
         pace = recipe.pace
         self.optimizer = optimizer_of(self.model, pace)
         self.checkpoints = Checkpoints(out / "checkpoints")
+        self._record(facts)
         self.progress = self.checkpoints.load(self.model, self.optimizer) or Progress()
         self._chance = Chance(out / "checkpoints")
         self._chance.load(self.progress.step)
         self._curve = Curve(out / "curve.jsonl", self.progress.step)
-        self._record(facts)
 
     def train(self, minutes: float | None = None, is_finishing: bool = False) -> bool:
         """Go on until the end of the decay, or for some minutes; whether the training has ended."""
@@ -146,7 +150,7 @@ class Run:
         """Write the best of the last checkpoint and the average of the last ones; the folder they are in."""
         scores = {"last": self._validate("last")}
         last = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(average(self.checkpoints.steps()[-4:]))
+        self.model.load_state_dict(average(self.checkpoints.steps()[-KEPT:]))
         self.task.hold()
         scores["average"] = self._validate("average")
         if scores["last"] >= scores["average"]:
@@ -157,7 +161,7 @@ class Run:
         self.task.save(unfinished)
         record = json.loads((self.out / "record.json").read_text("utf-8"))
         record |= {"steps": self.progress.step, "seconds": round(self.progress.seconds, 1), "scores": scores}
-        (unfinished / "record.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        write_json(unfinished / "record.json", record)
         # What an earlier end of this run has written.
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
@@ -223,10 +227,15 @@ class Run:
             **self.task.facts(),
             **facts,
             "parameters": sum(each.numel() for each in self.model.parameters()),
-            "data": {name: hash_of(path) for name, path in sorted(self.task.files.items())},
-            "versions": versions(),
+            "data": {name: file_digest(path) for name, path in sorted(self.task.files.items())},
+            "versions": versions(PACKAGES),
         }
-        (self.out / "record.json").write_text(json.dumps(said, indent=1) + "\n")
+        path = self.out / "record.json"
+        if self.checkpoints.is_begun and path.is_file():
+            free = () if (self.out / "model").is_dir() else ("pace",)
+            if differs := _differing(json.loads(path.read_text("utf-8")), json.loads(json.dumps(said)), free):
+                raise OtherTraining(self.out, differs)
+        write_json(path, said)
 
 
 class Chance:
@@ -261,18 +270,27 @@ class Chance:
         return self._folder / f"random-{step:07d}.pt"
 
 
+def judging(recipe: AnyRecipe, found: Sequence[Found]) -> list[Found]:
+    """What was found of each validation file; BadData for a file that has nothing, before any training."""
+    for file, some in zip([part.file for part in recipe.valid], found, strict=True):
+        if not len(some):
+            raise BadData(f"recipe {recipe.name}: {file} has nothing to judge by")
+    return list(found)
+
+
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    """What of two records, as far as both say it, makes them different trainings; `free` may differ.
 
-
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-    }
+    Files are known by their content: a folder may be moved.
+    """
+    known, wanted = ({**record["recipe"], "data": sorted(record["data"].values())} for record in (one, other))
+    known |= {"weights": one.get("weights")}
+    wanted |= {"weights": other.get("weights")}
+    for said in (known, wanted):
+        for side in ("train", "valid"):
+            said[side] = [{**part, "file": None} for part in said[side]]
+    return [key for key, value in known.items() if key not in ("name", *free) and wanted.get(key, value) != value]

@@ -3,18 +3,17 @@
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from training.errors import AlreadyMade, CannotMake
+from training.provenance import file_digest, versions, write_json
 from workers.engines.quiet import quietly
 
 # Written anew, or not true of the new model.
@@ -40,11 +39,7 @@ class Making:
         self.copy_others()
 
     def copy_others(self) -> None:
-        """What neither was written already nor belongs to the old model alone: the tokenizer's files, above all."""
-        for path in self.source.iterdir():
-            is_stale = any(path.match(pattern) for pattern in NOT_COPIED)
-            if path.is_file() and not is_stale and not (self.folder / path.name).exists():
-                shutil.copyfile(path, self.folder / path.name)
+        copy_others(self.source, self.folder)
 
 
 @contextmanager
@@ -73,7 +68,7 @@ def making(
     try:
         yield Making(source, unfinished, record)
         record["result"] = {"weights": digest(unfinished), "bytes": weight_bytes(unfinished)}
-        record["versions"] = versions()
+        record["versions"] = versions(PACKAGES)
         record["seconds"] = round(time.monotonic() - begun, 2)
         write_json(unfinished / "record.json", record)
         # The old one is there until the new one is whole.
@@ -92,6 +87,14 @@ def _is_made(source: Path, out: Path, operation: str, settings: Mapping[str, obj
     wanted = json.loads(json.dumps([operation, dict(settings), digest(source)]))
     found = [record.get("operation"), record.get("settings"), record.get("source", {}).get("weights")]
     return bool(found == wanted)
+
+
+def copy_others(source: Path, folder: Path) -> None:
+    """What neither was written already nor belongs to the old model alone: the tokenizer's files, above all."""
+    for path in source.iterdir():
+        is_stale = any(path.match(pattern) for pattern in NOT_COPIED)
+        if path.is_file() and not is_stale and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
 
 
 def rebuilt(model: Any, config: Any, weights: Mapping[str, torch.Tensor]) -> Any:
@@ -118,25 +121,6 @@ def digest(folder: Path) -> str:
 
 def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in _weights(folder))
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _weights(folder: Path) -> list[Path]:

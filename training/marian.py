@@ -55,6 +55,22 @@ def hold_pad_at_zero(model: MarianMTModel) -> None:
         shared.grad[model.config.pad_token_id] = 0
 
 
+def lighten(model: MarianMTModel) -> None:
+    """Make training on a CPU faster: what passes between layers is in bfloat16 wherever products are.
+
+    A sixth of the time of a step goes into conversions otherwise. And attention is computed step by step, twice as fast
+    there as scaled_dot_product_attention, whose gradients take long where sentences are short.
+    """
+    model.set_attn_implementation("eager")
+    for stack in (model.model.encoder, model.model.decoder):
+        stack.layers[0].register_forward_pre_hook(_halve)
+
+
+def _halve(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    states, *others = given
+    return (states.bfloat16() if torch.is_autocast_enabled(states.device.type) else states, *others)
+
+
 def loss_of(
     model: MarianMTModel, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], smoothing: float = 0.0
 ) -> torch.Tensor:

@@ -5,9 +5,10 @@ from contextlib import ExitStack
 
 from models.spec import Task
 from training.measured import Measured, Probed, Shelf
-from training.plan import Plan, decoding
+from training.plan import Plan
 from training.progress import progress
 from training.trial import Trial
+from workers.engines.load import decoding_params
 
 WARM_UP = 32
 
@@ -23,7 +24,7 @@ def measure(plan: Plan, shelf: Shelf) -> dict[str, Measured]:
         for place, (spec, params) in enumerate(zip(plan.specs, plan.params, strict=True)):
             found = measured[spec.name]
             if not _is_done(plan, place, found):
-                trial = stack.enter_context(Trial(spec, plan.cache, decoding(params), plan.device))
+                trial = stack.enter_context(Trial(spec, plan.cache, decoding_params(params), plan.device))
                 loaded = trial.load()
                 found.loaded = found.loaded or loaded
                 trials.append(trial)

@@ -7,16 +7,15 @@ and figures with another key are not taken up.
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from models.spec import EngineKind, ModelSpec
 from training.perplexity import Perplexity
 from training.plan import Plan, processor
+from training.provenance import versions
 from training.trial import Loaded, Round, TrialFailed
 from workers.engines.base import EngineError
 from workers.engines.files import find_files
@@ -86,10 +85,6 @@ class Shelf:
         return self._folder / f"{name}.json"
 
 
-def versions() -> dict[str, str | None]:
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-
-
 def _key(plan: Plan, spec: ModelSpec, params: Mapping[str, object]) -> str:
     said = {key: value for key, value in asdict(spec).items() if key not in UNMEASURED}
     parts = {
@@ -101,7 +96,7 @@ def _key(plan: Plan, spec: ModelSpec, params: Mapping[str, object]) -> str:
         "counted": [(item.source, item.references) for item in plan.counted],
         "device": plan.device,
         "machine": processor(),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -127,10 +122,3 @@ def _measured(said: Mapping[str, Any]) -> Measured:
         probed=Probed(**probed) if probed else None,
         is_resumed=bool(said["rounds"]),
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from training.errors import BadRecipe
 from training.recipe import Pace
 
 _BETAS = (0.9, 0.98)
@@ -55,12 +54,10 @@ Optimizer = torch.optim.Optimizer | MuonAndAdamW
 
 
 def optimizer_of(model: torch.nn.Module, pace: Pace) -> Optimizer:
-    """The recipe's: adamw or muon. BadRecipe for another name."""
+    """The recipe's: adamw or muon."""
     if pace.optimizer == "muon":
         return MuonAndAdamW(model, pace)
-    if pace.optimizer == "adamw":
-        return _adamw([each for each in model.parameters() if each.requires_grad], pace)
-    raise BadRecipe(f"no optimizer is called {pace.optimizer!r}; there are adamw and muon")
+    return _adamw([each for each in model.parameters() if each.requires_grad], pace)
 
 
 def _adamw(parameters: list[torch.nn.Parameter], pace: Pace) -> torch.optim.AdamW:

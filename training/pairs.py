@@ -1,16 +1,13 @@
 """Text pairs from files: tab-separated columns or JSON lines, plain, gzip or xz."""
 
-import gzip
 import json
-import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from training.errors import BadData
-
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+from training.lines import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +46,11 @@ class Part:
     def _cells(self, line: str, where: str) -> tuple[str, str]:
         try:
             row: Any = line.split("\t") if isinstance(self.source, int) else json.loads(line)
-            return str(row[self.source]).strip(), str(row[self.target]).strip()
-        except (IndexError, KeyError, ValueError) as exc:
+            source, target = row[self.source], row[self.target]
+        except (IndexError, KeyError, TypeError, ValueError) as exc:
             raise BadData(f"{where} has no {self.source!r} and {self.target!r}: {exc}") from exc
-
-
-def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, plain, gzip or xz by its name, without their ends."""
-    with _opened(path) as file:
-        for line in file:
-            yield line.rstrip("\n")
-
-
-def _opened(path: Path) -> IO[str]:
-    opener = _OPENERS.get(path.suffix, open)
-    return opener(path, "rt", encoding="utf-8")  # type: ignore[operator, no-any-return]
+        for name, text in ((self.source, source), (self.target, target)):
+            if not isinstance(text, str | None):
+                raise BadData(f"{where}: {name!r} is {text!r}; it must be a text")
+        # null is an empty cell of JSON lines.
+        return (source or "").strip(), (target or "").strip()

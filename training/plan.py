@@ -2,7 +2,7 @@
 
 All of it is checked before any model is loaded:
 
-    ValueError
+    TrainingError
     └── BadRequest   the evaluation cannot be done as asked
 """
 
@@ -16,15 +16,16 @@ from pathlib import Path
 from models.params import check
 from models.spec import ModelSpec
 from scoring.bootstrap import SAMPLES, SEED
+from scoring.tokenizers import tokenizer_for
+from training.errors import TrainingError
 from training.probe import CannotProbe, Probe, probe
 from training.references import Item
-from workers.engines.base import Params
 from workers.engines.load import decoding_params
 
 CACHE = Path.home() / ".cache" / "bushel"
 
 
-class BadRequest(ValueError):
+class BadRequest(TrainingError):
     """The evaluation cannot be done as asked."""
 
 
@@ -67,7 +68,7 @@ def plan(
     baseline: str | None = None,
     rounds: int = 3,
     samples: int = SAMPLES,
-    tokenizer: str = "13a",
+    tokenizer: str | None = None,
     cache: Path = CACHE,
     device: str | None = None,
     has_perplexity: bool = True,
@@ -94,7 +95,7 @@ def plan(
         baseline=baseline or names[0],
         rounds=rounds,
         samples=samples,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(tokenizer, specs, checked),
         cache=cache,
         device=device,
         has_perplexity=has_perplexity,
@@ -122,11 +123,6 @@ def spelled(words: Sequence[str]) -> dict[str, object]:
     return found
 
 
-def decoding(clean: Mapping[str, object]) -> Params:
-    """Checked parameters as engines take them."""
-    return decoding_params(clean)
-
-
 def processor() -> str:
     """What speed is measured on."""
     name = platform.processor() or platform.machine()
@@ -145,9 +141,24 @@ def _checked(spec: ModelSpec, raw: Mapping[str, object]) -> Mapping[str, object]
     return clean
 
 
+def _tokenizer(asked: str | None, specs: Sequence[ModelSpec], params: Sequence[Mapping[str, object]]) -> str:
+    """The one that is asked for, else that of the language the outputs are in, as for the scores of a job."""
+    if asked is None:
+        targets = (
+            {str(clean["target_lang"])} if clean.get("target_lang") else set(spec.target_languages)
+            for spec, clean in zip(specs, params, strict=True)
+        )
+        return tokenizer_for(sorted(set().union(*targets)))
+    from sacrebleu.metrics.bleu import BLEU
+
+    if asked not in BLEU.TOKENIZERS:
+        raise BadRequest(f"{asked!r} is none of sacreBLEU's tokenizers: {', '.join(BLEU.TOKENIZERS)}")
+    return asked
+
+
 def _probe(spec: ModelSpec, clean: Mapping[str, object]) -> Probe:
     try:
-        return probe(spec, decoding(clean))
+        return probe(spec, decoding_params(clean))
     except CannotProbe as exc:
         raise BadRequest(f"{exc}; leave the bias probe out") from exc
 

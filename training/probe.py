@@ -2,7 +2,7 @@
 
 The templates are English, and so must be what the model reads:
 
-    ValueError
+    TrainingError
     └── CannotProbe   it reads other languages
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from models.spec import ModelSpec, Task
+from training.errors import TrainingError
 from workers.engines.base import Params
 
 TEMPLATES = Path(__file__).with_name("bias_templates.toml")
@@ -34,7 +35,7 @@ PRONOUNS = {
 }
 
 
-class CannotProbe(ValueError):
+class CannotProbe(TrainingError):
     """The probe's English templates mean nothing to this model."""
 
 

@@ -23,10 +23,12 @@ from typing import Any
 import ctranslate2
 import torch
 
-from training.errors import CannotMake
+from training.errors import BadSettings, CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
-from training.making import Making, making, parameters, write_json
+from training.lines import lines
+from training.making import Making, making, parameters
 from training.progress import progress
+from training.provenance import write_json
 from training.settings import add_again, add_home, parse, run
 from training.smoothing import smooth
 from workers.engines.convert import convert
@@ -127,11 +129,13 @@ def _rounding(method: str) -> tuple[Rounding, Rounding]:
         return int8_rows, int8_rows
     if method == "int16":
         # As its quantization of weights has it: ten bits before the point would be lost otherwise.
-        return (
-            lambda values: _scaled(values, 2**10 / float(values.abs().max().clamp(min=1e-12)))
-        ), lambda values: values
+        return lambda values: _scaled(values, 2**10 / float(values.abs().max().clamp(min=1e-12))), _unchanged
     kind = getattr(torch, method)
-    return (lambda values: values.to(kind).float()), lambda values: values
+    return lambda values: values.to(kind).float(), _unchanged
+
+
+def _unchanged(values: Weights) -> Weights:
+    return values
 
 
 def _scaled(values: Weights, scale: float) -> Weights:
@@ -286,8 +290,9 @@ def _twins(model: Any, small: Any, batches: Sequence[dict[str, torch.Tensor]]) -
         settings = {"max_new_tokens": OUTPUT_TOKENS, "min_length": 0, "num_beams": 1, "do_sample": False}
         wanted, found = (each.generate(**inputs, **settings) for each in (model, small))
         texts, same = texts + 1, same + int(torch.equal(wanted, found))
-        first = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-        given = {**inputs, "decoder_input_ids": wanted} if first == 1 else {"input_ids": wanted}
+        is_pair = model.config.is_encoder_decoder
+        first = 1 if is_pair else inputs["input_ids"].shape[1]
+        given = {**inputs, "decoder_input_ids": wanted} if is_pair else {"input_ids": wanted}
         before, after = (each(**given).logits[:, first - 1 : -1].log_softmax(-1) for each in (model, small))
         chosen = wanted[:, first:, None]
         changes += (before.gather(2, chosen) - after.gather(2, chosen)).abs().flatten().tolist()
@@ -338,8 +343,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_home(parser)
     add_again(parser)
     asked = parse(parser, argv)
-    texts = asked.texts.read_text("utf-8").splitlines() if asked.texts else TEXTS
-    texts = [text for text in texts if text.strip()]
+    texts = [text for text in (lines(asked.texts) if asked.texts else TEXTS) if text.strip()]
+    if not texts:
+        raise BadSettings(f"{asked.texts} has no texts; it takes some to see how far outputs are off")
     quantize(model_folder(asked.model, asked.home), asked.out, asked.method, texts, asked.smooth, asked.again)
 
 

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from training.errors import BadRecipe
 from training.pairs import Part
@@ -124,6 +124,15 @@ class FinetuneRecipe:
     pace: Pace = field(default_factory=Pace)
 
 
+OPTIMIZERS = ("adamw", "muon")
+# What checkpoints can be compared by.
+METRICS: Mapping[type[Any], tuple[str, ...]] = {
+    Recipe: ("chrf", "rouge", "loss"),
+    CausalRecipe: ("perplexity",),
+    FinetuneRecipe: ("chrf", "rouge", "loss"),
+}
+# Of the pace: what is divided by, or counted with.
+ABOVE_NOTHING = ("warm_up", "decay", "max_steps", "batch_tokens", "clip", "checkpoint_every", "validate_every")
 AnyRecipe = Recipe | CausalRecipe | FinetuneRecipe
 
 _KINDS: dict[str, tuple[type[Any], type[Any], type[Any] | None]] = {
@@ -143,21 +152,57 @@ def load(path: Path) -> AnyRecipe:
     if name not in _KINDS:
         raise BadRecipe(f"{path}: no kind is called {name!r}; there are {', '.join(_KINDS)}")
     kind, part, shape = _KINDS[name]
-    made: dict[str, Any] = {
-        side: tuple(_made(part, each) for each in said.pop(side, ())) for side in ("train", "valid")
-    }
-    if shape is not None:
-        made["shape"] = _made(shape, said.pop("shape", {}))
-    made["pace"] = _made(Pace, said.pop("pace", {}))
     try:
-        recipe: AnyRecipe = _made(kind, {"name": path.stem, **said, **made})
-    except TypeError as exc:
+        made: dict[str, Any] = {
+            side: tuple(_made(part, each) for each in _tables(side, said.pop(side, []))) for side in ("train", "valid")
+        }
+        if shape is not None:
+            made["shape"] = _made(shape, said.pop("shape", {}))
+        made["pace"] = _made(Pace, said.pop("pace", {}))
+        recipe: AnyRecipe = _made(kind, {"name": path.stem, **said}, made)
+        _check(recipe)
+    except BadRecipe as exc:
         raise BadRecipe(f"{path}: {exc}") from exc
     return recipe
 
 
-def _made(kind: type[Any], said: Mapping[str, Any]) -> Any:
-    known = {each.name for each in dataclasses.fields(kind)}
-    if unknown := said.keys() - known:
-        raise BadRecipe(f"unknown in {kind.__name__.lower()}: {', '.join(sorted(unknown))}; known: {sorted(known)}")
-    return kind(**said)
+def _tables(side: str, said: Any) -> list[Any]:
+    if not isinstance(said, list):
+        raise BadRecipe(f"{side} must be tables: [[{side}]]")
+    return said
+
+
+def _made(kind: type[Any], said: Any, made: Mapping[str, Any] | None = None) -> Any:
+    """Of what the file says, and of parts that are made already."""
+    name = kind.__name__.lower()
+    if not isinstance(said, dict):
+        raise BadRecipe(f"{name} must be a table")
+    fields, types = dataclasses.fields(kind), get_type_hints(kind)
+    if unknown := said.keys() - types.keys():
+        raise BadRecipe(f"unknown in {name}: {', '.join(sorted(unknown))}; known: {', '.join(sorted(types))}")
+    for key, value in said.items():
+        wanted = types[key] | int if types[key] is float else types[key]
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise BadRecipe(f"{key} is {value!r}; it must be {getattr(types[key], '__name__', types[key])}")
+    needed = {each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING}
+    if missing := needed - said.keys() - (made or {}).keys():
+        raise BadRecipe(f"{name} has no {', '.join(sorted(missing))}")
+    return kind(**said, **(made or {}))
+
+
+def _check(recipe: AnyRecipe) -> None:
+    """What would otherwise be found out hours later, at the first validation."""
+    if recipe.metric not in (known := METRICS[type(recipe)]):
+        raise BadRecipe(f"no metric is called {recipe.metric!r}; there are {', '.join(known)}")
+    pace = recipe.pace
+    if pace.optimizer not in OPTIMIZERS:
+        raise BadRecipe(f"no optimizer is called {pace.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+    if low := [key for key in ABOVE_NOTHING if getattr(pace, key) <= 0]:
+        raise BadRecipe(f"{', '.join(low)} must be above 0")
+    if isinstance(recipe, FinetuneRecipe) and not (0 <= recipe.kl <= 1 and recipe.temperature > 0):
+        raise BadRecipe("kl must be from 0 to 1, and temperature above 0")
+    for side in ("train", "valid"):
+        if not getattr(recipe, side):
+            raise BadRecipe(
+                f"has no [[{side}]]: it names no files to {'learn from' if side == 'train' else 'judge by'}"
+            )

@@ -3,26 +3,24 @@
 The file's name says what it is: `.tsv` a table, `.jsonl` JSON lines, anything else one text a line; each also as `.gz`
 or `.xz`. What is wrong is said with its line, all of it at once:
 
-    ValueError
+    TrainingError
     └── BadReferences   carries the problems, each as `FILE:LINE: what is wrong`
 """
 
-import gzip
 import json
-import lzma
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+from training.errors import TrainingError
+from training.lines import OPENERS, UNREADABLE, decoded, opened
+
 SOURCES = ("source", "text", "input", "prompt")
 REFERENCES = ("references", "reference", "target", "output")
 SHOWN = 20
 
 
-class BadReferences(ValueError):
+class BadReferences(TrainingError):
     """A reference file cannot be used; the message lists the first problems."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -156,7 +154,7 @@ def _judged(path: Path, items: list[Item], problems: list[str]) -> list[Item]:
 
 
 def _kind(path: Path) -> str:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
+    suffixes = [suffix for suffix in path.suffixes if suffix not in OPENERS]
     return {".tsv": "tsv", ".jsonl": "jsonl"}.get(suffixes[-1] if suffixes else "", "text")
 
 
@@ -167,23 +165,18 @@ def _lines(path: Path, problems: list[str], limit: int | None) -> Iterator[tuple
     """
     number = 0
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, raw in enumerate(file, start=1):
                 if limit is not None and number > limit:
                     return
                 try:
-                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                    yield number, decoded(raw, number)
                 except UnicodeDecodeError as exc:
                     problems.append(f"{path}:{number}: is not UTF-8 at byte {exc.start + 1} of the line")
     except FileNotFoundError:
         problems.append(f"{path}: does not exist")
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
+    except (OSError, *UNREADABLE) as exc:
         problems.append(f"{path}:{number + 1}: cannot be read on: {exc}")
-
-
-def _opened(path: Path) -> IO[bytes]:
-    opener = _OPENERS.get(path.suffix, open)
-    return opener(path, "rb")  # type: ignore[operator, no-any-return]
 
 
 def _column(name: str) -> int:

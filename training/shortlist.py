@@ -13,7 +13,6 @@ The candidates of a batch are put together, so an output can differ with what sh
 
 import argparse
 import collections
-import itertools
 import shutil
 import tempfile
 import time
@@ -27,11 +26,13 @@ from scoring.metrics import metrics
 from training.alignment import align
 from training.errors import BadSettings, CannotMake
 from training.folders import model_folder, open_tokenizer
-from training.making import file_digest, making
+from training.making import making
 from training.pairs import Part
 from training.progress import progress
+from training.provenance import file_digest
 from training.recipe import CausalRecipe, load
 from training.settings import add_again, add_home, parse, run
+from training.spread import spread
 from workers.engines.base import Encoded, Engine, EngineError, Params, Prompt
 from workers.engines.calibration import cpu_count
 from workers.engines.files import find_files
@@ -43,6 +44,8 @@ Strings = Sequence[str]
 BATCH = 32
 BATCH_TOKENS = 1024
 LONGEST = 128
+# Source tokens by target tokens of all pairs; each takes 40 bytes while they are aligned.
+MEETINGS = 50_000_000
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
 
@@ -87,8 +90,10 @@ class Spelling:
         self.special = tuple(each for each in self._tokenizer.all_special_tokens if each != self._tokenizer.pad_token)
 
     def pairs(self, part: Part, folder: Path, most: int) -> list[tuple[Strings, Strings]]:
+        """At most so many, from all over the file."""
         tokenizer, found = self._tokenizer, []
-        for pair in progress(itertools.islice(part.read(folder), most), None, "splitting into tokens"):
+        chosen = spread(list(part.read(folder)), most)
+        for pair in progress(chosen, len(chosen), "splitting into tokens"):
             tag = f"{pair.tag} " if pair.tag else ""
             source = tokenizer(tag + pair.source, verbose=False)["input_ids"]
             target = tokenizer(text_target=pair.target, verbose=False)["input_ids"]
@@ -97,6 +102,12 @@ class Spelling:
 
     def _strings(self, ids: Sequence[int]) -> Strings:
         return tuple(self._tokenizer.convert_ids_to_tokens(ids))
+
+
+def affordable(pairs: list[tuple[Strings, Strings]], meetings: int = MEETINGS) -> list[tuple[Strings, Strings]]:
+    """As many of the pairs, from all over them, as alignment has memory for: long ones take much."""
+    total = sum((len(source) + 1) * len(target) for source, target in pairs)
+    return pairs if total <= meetings else spread(pairs, max(1, len(pairs) * meetings // total))
 
 
 def shortlist(pairs: Sequence[tuple[Strings, Strings]], best: int, common: int, special: Strings = ()) -> Shortlist:
@@ -141,7 +152,7 @@ class Judged:
 
 
 def judged(part: Part, folder: Path, most: int, beams: int) -> Judged:
-    pairs = list(itertools.islice(part.read(folder), most))
+    pairs = spread(list(part.read(folder)), most)
     tag = f"{part.tag} " if part.tag else ""
     return Judged(
         Params(max_new_tokens=LONGEST, num_beams=beams),
@@ -262,6 +273,7 @@ def make(
         spelling = Spelling(source)
         most = _each(sizes.pairs, pairs)
         read = [pair for part in pairs for pair in spelling.pairs(part, data, most)]
+        read = affordable(read)
         lists = shortlist(read, sizes.best, sizes.common, spelling.special)
         if not lists.of:
             raise CannotMake(f"{', '.join(part.file for part in pairs)}: no pairs to make a shortlist of")
@@ -269,7 +281,7 @@ def make(
             shutil.copyfile(path, made.folder / path.name)
         made.copy_others()
         lists.write(made.folder / VMAP)
-        made.record |= {"sources": len(lists.of), "always": len(lists.always)}
+        made.record |= {"pairs": len(read), "sources": len(lists.of), "always": len(lists.always)}
         if heldout:
             most = _each(sizes.judged, heldout)
             unseen = [pair for part in heldout for pair in spelling.pairs(part, data, most)]

@@ -11,7 +11,6 @@ A model with fewer heads runs in transformers only: CTranslate2 (4.8) refuses si
 
 import argparse
 import copy
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from training.anatomy import Anatomy, Stack, anatomy
 from training.errors import CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
 from training.languages import told
-from training.making import file_digest, making, parameters, rebuilt
+from training.making import making, parameters, rebuilt
 from training.marian import padded
 from training.pairs import Part
 from training.progress import progress
+from training.provenance import file_digest
 from training.settings import add_again, add_home, parse, run
+from training.spread import spread
 
 Batch = dict[str, torch.Tensor]
 # A matrix that is cut: its name, the dimension, the places that stay.
@@ -208,13 +209,13 @@ def structured(
     size: int = 8,
     is_again: bool = False,
 ) -> None:
-    """Write the smaller model to `out`; importance is judged on the first pairs of the file."""
+    """Write the smaller model to `out`; importance is judged on pairs from all over the file."""
     settings = {"ffn": ffn, "heads": heads, "batches": batches, "pairs": file_digest(data / pairs.file)}
     settings |= {"tag": pairs.tag, "languages": [pairs.source_lang, pairs.target_lang]}
     with making(source, out, "structured", settings, is_again) as made:
         model = open_model(source)
         made.record["parameters_before"] = parameters(model)
-        first = itertools.islice(pairs.read(data), batches * size)
+        first = spread(list(pairs.read(data)), batches * size)
         some = [(f"{pair.tag or ''} {pair.source}".strip(), pair.target) for pair in first]
         read = batches_of(source, model, some, size, (pairs.source_lang, pairs.target_lang))
         made.save(shrunk(model, progress(read, len(read), "judging parts"), ffn, heads))

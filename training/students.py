@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from training.drop_layers import spaced
 from training.errors import CannotMake
 from training.folders import model_folder, open_model, write_model
 from training.making import Making, making
@@ -29,19 +30,6 @@ _SIDES = {
     "decoder": ("decoder_layers", "num_decoder_layers"),
     "": ("num_hidden_layers", "n_layer"),
 }
-
-
-def spaced(kept: int, there: int) -> list[int]:
-    """Which layers to keep of those there are: as far apart as can be.
-
-    >>> spaced(6, 12), spaced(3, 12), spaced(1, 6)
-    ([0, 2, 4, 7, 9, 11], [0, 6, 11], [0])
-    """
-    if not 1 <= kept <= there:
-        raise CannotMake(f"{kept} layers cannot be kept of {there}")
-    if kept == 1:
-        return [0]
-    return [round(place * (there - 1) / (kept - 1)) for place in range(kept)]
 
 
 def layers_of(config: Any) -> dict[str, int]:
@@ -114,7 +102,7 @@ def _make(made: Making, counts: Mapping[str, int] | None, sizes: Mapping[str, An
         raise CannotMake("say either how many layers to keep, or which sizes to make anew")
     if unknown := (counts or {}).keys() - there.keys():
         raise CannotMake(f"{teacher.config.model_type} has no {' and no '.join(map(repr, sorted(unknown)))} side")
-    kept = {side: spaced((counts or {}).get(side, count), count) for side, count in there.items()}
+    kept = {side: spaced(count, (counts or {}).get(side, count)) for side, count in there.items()}
     student = anew(teacher, sizes, seed) if sizes else select_layers(teacher, kept)
     write_model(student, made.source, made.folder)
     made.record |= {

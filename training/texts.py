@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import BadData
-from training.pairs import lines
+from training.lines import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Source:
         path = folder / self.file
         for number, line in enumerate(lines(path), start=1):
             try:
-                yield self.template.format_map(json.loads(line)).strip()
-            except (KeyError, ValueError, TypeError) as exc:
+                row = {key: value for key, value in json.loads(line).items() if value is not None}
+                yield self.template.format_map(row).strip()
+            except (AttributeError, KeyError, ValueError, TypeError) as exc:
                 raise BadData(f"{path}:{number} does not fill {self.template!r}: {exc}") from exc

@@ -29,14 +29,26 @@ from training.recipe import AnyRecipe, CausalRecipe, FinetuneRecipe, load
 from training.settings import add_home, parse, run
 
 
+def check_folders(recipe: AnyRecipe, model: Path | None, teacher: Path | None, option: str = "--model") -> None:
+    """BadSettings for a folder that is missing, or that has no use; `option` is what the model's is given by."""
+    if not isinstance(recipe, FinetuneRecipe):
+        if model is not None or teacher is not None:
+            raise BadSettings(f"recipe {recipe.name} begins from nothing: {option} and --teacher are for finetune")
+        return
+    if model is None:
+        raise BadSettings(f"recipe {recipe.name} goes on from a model's folder; name it with {option}")
+    if teacher is not None and not recipe.kl:
+        raise BadSettings(f"recipe {recipe.name} has no kl, so that --teacher would have no part in the loss")
+    if teacher is None and recipe.kl:
+        raise BadSettings(f"recipe {recipe.name} has kl = {recipe.kl}: name the teacher's folder with --teacher")
+
+
 def task_of(recipe: AnyRecipe, data: Path, out: Path, model: Path | None = None, teacher: Path | None = None) -> Task:
-    """What the recipe trains. BadSettings for a folder that is missing, or that has no use."""
+    """What the recipe trains. BadSettings as `check_folders` has it."""
+    check_folders(recipe, model, teacher)
     if isinstance(recipe, FinetuneRecipe):
-        if model is None:
-            raise BadSettings(f"recipe {recipe.name} goes on from a model's folder; name it with --model")
+        assert model is not None
         return FinetuneTask(recipe, model, data, teacher)
-    if model is not None or teacher is not None:
-        raise BadSettings(f"recipe {recipe.name} begins from nothing: --model and --teacher are for finetune")
     return CausalTask(recipe, data, out) if isinstance(recipe, CausalRecipe) else MarianTask(recipe, data, out)
 
 
@@ -80,6 +92,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 def begin(threads: int | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[Lines()])
+    # Of no use, and a hundred times slower than other numbers.
+    torch.set_flush_denormal(True)
     if threads:
         torch.set_num_threads(threads)
 

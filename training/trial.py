@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from models.spec import EngineKind, ModelSpec
+from training.errors import TrainingError
 from training.perplexity import Perplexity
 from training.references import Item
 from workers.engines.base import Engine, EngineError, Params, Prompt
@@ -26,7 +27,7 @@ from workers.engines.base import Engine, EngineError, Params, Prompt
 START_SECONDS = 60.0
 
 
-class TrialFailed(Exception):
+class TrialFailed(TrainingError):
     """A model cannot be measured."""
 
     def __init__(self, model: str, why: str) -> None:

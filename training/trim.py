@@ -10,9 +10,7 @@ with other tokens are spelled in smaller pieces that are kept. Give texts of bot
 import argparse
 import collections
 import copy
-import gzip
 import json
-import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +20,17 @@ import torch
 
 from training.errors import CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
-from training.making import Making, file_digest, making, parameters, rebuilt
+from training.lines import lines
+from training.making import Making, making, parameters, rebuilt
 from training.pieces import NORMAL, Pieces
 from training.progress import progress
+from training.provenance import file_digest
 from training.settings import add_again, add_home, parse, run
 from workers.engines.quiet import quietly
 
-OPENERS = {".gz": gzip.open, ".xz": lzma.open}
-ID_KEYS = ("_token_id", "_token_ids", "_tokens", "_words_ids", "_decoder_ids")
+ID_KEYS = ("_token_id", "_token_ids", "_words_ids", "_decoder_ids")
+# Lists of ids (`suppress_tokens`), or how many there may be (`max_new_tokens`).
+LIST_KEYS = ("_tokens",)
 
 
 class Tokens(Protocol):
@@ -220,7 +221,7 @@ def trimmed(model: Any, rows: Sequence[int]) -> Any:
 def renumber(settings: dict[str, Any], new: Mapping[int, int]) -> None:
     """Give the settings that are ids of tokens their new numbers; lists lose the tokens that are gone."""
     for key, value in settings.items():
-        if key.endswith(ID_KEYS) and value is not None:
+        if (key.endswith(ID_KEYS) and value is not None) or (key.endswith(LIST_KEYS) and isinstance(value, list)):
             settings[key] = _renumbered(value, new)
 
 
@@ -254,7 +255,9 @@ def trim(source: Path, out: Path, asked: Trimming, is_again: bool = False) -> No
     with making(source, out, "trim", settings, is_again) as made:
         model = open_model(source)
         tokens = tokens_of(source, model.config)
-        counts = tokens.used(progress(_lines(asked.texts), None, "reading texts"))
+        counts = tokens.used(progress(_texts(asked.texts), None, "reading texts"))
+        if not counts:
+            raise CannotMake(f"there are no texts in {', '.join(map(str, asked.texts))}")
         used = {id for id, times in counts.items() if times >= asked.least}
         rows = sorted(
             id for id in tokens.needed(used | _named(model), asked.characters) if id < model.config.vocab_size
@@ -311,12 +314,11 @@ def _renumber_post_processor(part: Any, new: Mapping[int, int]) -> None:
         _renumber_post_processor(each, new)
 
 
-def _lines(paths: Iterable[Path]) -> Iterator[str]:
+def _texts(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
-        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:  # type: ignore[operator]
-            for line in file:
-                # Columns of a table are texts of their own.
-                yield from (text for text in line.rstrip("\n").split("\t") if text)
+        for line in lines(path):
+            # Columns of a table are texts of their own.
+            yield from (text for text in line.split("\t") if text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from training.errors import BadRecipe
 from training.pairs import Pair
 
 EOS, UNKNOWN = 0, 1
@@ -21,23 +22,30 @@ class Vocabulary:
 
     @classmethod
     def train(cls, pairs: Iterable[Pair], size: int, tags: Sequence[str], folder: Path) -> "Vocabulary":
-        """Learn it from both sides of the pairs and write its files; the same pairs give the same vocabulary."""
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(text for pair in pairs for text in (pair.source, pair.target)),
-            model_prefix=str(folder / "pieces"),
-            vocab_size=size,
-            character_coverage=0.9999,
-            model_type="unigram",
-            eos_id=EOS,
-            unk_id=UNKNOWN,
-            bos_id=-1,
-            pad_id=-1,
-            user_defined_symbols=list(tags),
-            input_sentence_size=600_000,
-            shuffle_input_sentence=False,
-            num_threads=1,
-            minloglevel=2,
-        )
+        """Learn it from both sides of the pairs and write its files; the same pairs give the same vocabulary.
+
+        BadRecipe where they have not so many pieces.
+        """
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(text for pair in pairs for text in (pair.source, pair.target)),
+                model_prefix=str(folder / "pieces"),
+                vocab_size=size,
+                character_coverage=0.9999,
+                model_type="unigram",
+                eos_id=EOS,
+                unk_id=UNKNOWN,
+                bos_id=-1,
+                pad_id=-1,
+                user_defined_symbols=list(tags),
+                input_sentence_size=600_000,
+                shuffle_input_sentence=False,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as exc:
+            # Of too few texts for so many pieces, above all; it says how many would do.
+            raise BadRecipe(f"pieces = {size}: {str(exc).rpartition('] ')[2]}") from exc
         (folder / "pieces.model").rename(folder / "source.spm")
         (folder / "pieces.vocab").unlink()
         shutil.copyfile(folder / "source.spm", folder / "target.spm")

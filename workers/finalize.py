@@ -15,6 +15,7 @@ from db import chunks, files, results, steps, webhooks
 from db.doorbell import DELIVER, Doorbell
 from db.errors import LeaseLost
 from db.ids import renamed
+from db.inputs import Problem
 from db.lines import JSONLines, LineWriter, ResultRow, writer_for
 from db.notices import announce
 from db.session import Sessions
@@ -22,7 +23,7 @@ from db.states import JobStatus, Outcome, leftover
 from db.steps import StepLease
 from db.store import FileStore, Writer
 from dialects.writing import writers
-from workers.report import Subject, write_report
+from workers.report import ScoringFailed, Subject, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,14 @@ class _Ending:
 
 @dataclass(slots=True)
 class _Written:
-    """What was made of a job so far: files that have no rows yet, and what its outputs scored, if any did."""
+    """What was made of a job so far: files that have no rows yet, and what its outputs scored, if any did.
+
+    `problem` says why they have no scores though there are references.
+    """
 
     made: dict[str, files.NewFile] = field(default_factory=dict)
     scores: dict[str, Any] | None = None
+    problem: Problem | None = None
 
 
 class Finalize:
@@ -166,7 +171,18 @@ class Finalize:
         if ending.total > ending.succeeded:
             written.made["errors"] = self._write_one(lease, "errors", ending, errors, lambda row: not _succeeded(row))
         if ending.referenced and ending.succeeded:
-            self._score(lease, ending, written)
+            try:
+                self._score(lease, ending, written)
+            except ScoringFailed as exc:
+                # The results are there, and would never be had if the job did not end for want of a number.
+                logger.exception(
+                    "the outputs of %s cannot be scored (line %s)",
+                    lease.job_id,
+                    exc.line,
+                    extra={"action": "scoring_failed", "job_id": lease.job_id},
+                )
+                hint = "the results are not affected; the service's log says why"
+                written.problem = Problem("scoring_failed", str(exc), hint, line=exc.line)
 
     def _write_one(
         self, lease: StepLease, name: str, ending: _Ending, lines: LineWriter, keep: Callable[[ResultRow], bool]
@@ -219,15 +235,26 @@ class Finalize:
             name: files.add(session, ending.tenant_id, file).id for name, file in written.made.items()
         }
         scores = None if written.scores is None else msgspec.json.encode(written.scores).decode()
+        problem = None if written.problem is None else msgspec.json.encode(written.problem.as_json()).decode()
         final = _final_status(ending)
         session.execute(
             text(f"""
                 UPDATE jobs SET status = :final, version = version + 1, {final}_at = now(),
                     output_file_id = :output, error_file_id = :errors, report_file_id = :report,
-                    scores = CAST(:scores AS jsonb)
+                    scores = CAST(:scores AS jsonb),
+                    errors = CASE WHEN CAST(:problem AS jsonb) IS NULL THEN errors ELSE jsonb_build_object(
+                        'total', coalesce(CAST(errors ->> 'total' AS integer), 0) + 1,
+                        'data', coalesce(errors -> 'data', '[]') || CAST(:problem AS jsonb)) END
                 WHERE id = :job AND status = :seen
             """),
-            {"job": job_id, "final": final.value, "seen": ending.status.value, "scores": scores, **ids},
+            {
+                "job": job_id,
+                "final": final.value,
+                "seen": ending.status.value,
+                "scores": scores,
+                "problem": problem,
+                **ids,
+            },
         )
         announce(session, job_id)
         return final

@@ -1,11 +1,13 @@
 """What a job's outputs score against their references, corpus-wide and line by line."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 
 from db import reports
+from db.inputs import MAX_REFERENCE_CHARS
 from db.lines import source_text
 from db.reports import Header, ReportLine, digest
 from db.results import Referenced
@@ -16,6 +18,20 @@ from scoring.tokenizers import tokenizer_for
 # What of a report waits in memory; a longer one waits on the disk.
 _SPOOLED_BYTES = 4 * 2**20
 _PIECE_BYTES = 2**18
+# Of an output; no references are longer. Scoring one of a million characters took two gigabytes, and of 16 references
+# longer than the step's lease, which is renewed between two items.
+MAX_SCORED_CHARS = MAX_REFERENCE_CHARS
+
+
+class ScoringFailed(Exception):
+    """The metrics could not be computed. They depend on nothing but the texts: trying again is of no use.
+
+    `line` is the input's whose output was being scored; None if it was not a single one.
+    """
+
+    def __init__(self, line: int | None) -> None:
+        super().__init__("the outputs could not be scored")
+        self.line = line
 
 
 class Sink(Protocol):
@@ -40,6 +56,7 @@ class _Tally:
 
     scored: int = 0
     unscored: int = 0
+    in_part: int = 0
     sums: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, name: str, counts: tuple[int, int]) -> None:
@@ -58,9 +75,11 @@ class _Tally:
 def write_report(rows: Iterable[Referenced], sink: Sink, subject: Subject, each: Callable[[], None]) -> dict[str, Any]:
     """Score the rows that have an output, which one must; the job's scores, as its row keeps them.
 
-    `each` is called after every row, and may raise to end it.
+    `each` is called after every row, and may raise to end it. ScoringFailed is raised for what goes wrong with the
+    metrics, and not for trouble with the rows or the sink.
     """
-    scorer = Scorer(metrics_of(subject.task), tokenizer_for(subject.languages))
+    with _scoring():
+        scorer = Scorer(metrics_of(subject.task), tokenizer_for(subject.languages))
     tally = _Tally()
     # The header says what is known only when all lines are written.
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as lines:
@@ -68,14 +87,25 @@ def write_report(rows: Iterable[Referenced], sink: Sink, subject: Subject, each:
             if row.output is None:
                 tally.unscored += 1
             else:
-                lines.write(reports.encode(_line(row, row.output, scorer.add(row.output, row.references))))
-                _count(tally, subject.task, row, row.output)
+                with _scoring(row.line):
+                    line = _line(row, scorer.add(row.output[:MAX_SCORED_CHARS], row.references))
+                    _count(tally, subject.task, row, row.output)
+                lines.write(reports.encode(line))
             each()
-        scores = _as_json(scorer.scores(), scorer.signatures(), tally)
+        with _scoring():
+            scores = _as_json(scorer.scores(), scorer.signatures(), tally)
         sink.write(reports.encode(Header(subject.job_id, subject.task, subject.model, scores)))
         lines.seek(0)
         _copy(lines, sink, each)
     return scores
+
+
+@contextmanager
+def _scoring(line: int | None = None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        raise ScoringFailed(line) from exc
 
 
 def _copy(lines: BinaryIO | tempfile.SpooledTemporaryFile[bytes], sink: Sink, each: Callable[[], None]) -> None:
@@ -84,13 +114,14 @@ def _copy(lines: BinaryIO | tempfile.SpooledTemporaryFile[bytes], sink: Sink, ea
         each()
 
 
-def _line(row: Referenced, output: str, stats: Stats) -> ReportLine:
+def _line(row: Referenced, stats: Stats) -> ReportLine:
     scores = {name: round(sentence_score(name, stats[name]), 2) for name in stats}
     return ReportLine(row.custom_id, row.index, row.line, digest(row.references), scores, reports.raw(stats))
 
 
 def _count(tally: _Tally, task: str, row: Referenced, output: str) -> None:
     tally.scored += 1
+    tally.in_part += len(output) > MAX_SCORED_CHARS
     tally.add("lengths", lengths(output, row.references))
     source = source_text(row.input)
     if task == "translation":
@@ -113,6 +144,7 @@ def _as_json(scores: dict[str, Score], signatures: dict[str, str], tally: _Tally
         "metrics": metrics,
         "scored": tally.scored,
         "unscored": tally.unscored,
+        "scored_in_part": tally.in_part,
         "length_ratio": tally.share("lengths"),
         "copied_whole": tally.share("whole"),
         "copied_words": tally.share("words"),

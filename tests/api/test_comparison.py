@@ -172,6 +172,15 @@ def test_only_jobs_that_have_ended_with_scores_can_be_compared(http: httpx.Clien
     assert plain["id"] in found[0]["message"] and "`reference`" in found[0]["message"]
 
 
+def test_a_job_that_had_references_is_not_told_to_get_some(http: httpx.Client) -> None:
+    failed = ended(http, [{"text": "[[fail]]", "reference": "x"}], task="generation", model="echo-odd")
+
+    found = compared(http, failed, failed).json()["error"]
+
+    assert failed["scores"] is None and found["code"] == "job_not_scored"
+    assert found["message"].startswith(f"job {failed['id']} has no scores; none of its inputs with a `reference`")
+
+
 def test_scores_that_mean_different_things_are_not_compared(http: httpx.Client) -> None:
     a = ended(http)
     other_task = ended(http, task="summarization")

@@ -63,6 +63,12 @@ def test_status_shows_the_scores(fake: FakeBushel, capfd: Captured) -> None:
     assert "of 1,500 outputs; 2 with a reference have no output" in shown[-1]
 
 
+def test_status_says_of_how_many_outputs_only_the_beginning_was_scored(fake: FakeBushel, capfd: Captured) -> None:
+    assert run(["status", scored(fake, scores=SCORES | {"scored_in_part": 3})]) == 0
+
+    assert "of 3 only the first 100,000 characters were scored" in " ".join(capfd.readouterr().out.split())
+
+
 def test_status_of_a_job_without_scores_says_nothing_of_them(fake: FakeBushel, capfd: Captured) -> None:
     assert run(["status", scored(fake, scores=None)]) == 0
 

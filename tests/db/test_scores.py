@@ -287,6 +287,49 @@ def test_of_several_outputs_the_first_is_scored(ledger: Ledger) -> None:
     assert ledger.job(job_id).scores["metrics"]["rouge1"]["score"] == 100
 
 
+def test_of_an_endless_output_the_beginning_is_scored(ledger: Ledger) -> None:
+    data = json_lines({"text": "a", "reference": "a b c d " * 12_500}, {"text": "b", "reference": "b"})
+    job_id = ledger.submit(data, {"type": "jsonl"})
+    ledger.ingest(job_id)
+    claim = ledger.claim(job_id)
+    assert claim
+    endless = {"text": "a b c d " * 25_000, "finish_reason": "stop"}
+    ledger.record(claim, output=endless)
+
+    assert ledger.finalize(job_id)
+
+    scores = ledger.job(job_id).scores
+    assert (scores["scored"], scores["scored_in_part"]) == (2, 2)
+    first, _ = report_of(ledger, ledger.job(job_id))[1]
+    assert first.scores["chrf"] == 100
+    assert scores["length_ratio"] > 1.9
+
+
+@pytest.mark.parametrize("refused", [0, 1], ids=["alone", "beside refused lines"])
+def test_outputs_that_cannot_be_scored_end_the_job_without_scores(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, refused: int
+) -> None:
+    job_id = ledger.submit(pair_lines() + b"[]\n" * refused, {"type": "jsonl"}, on_error="skip")
+    ledger.ingest(job_id)
+    while claim := ledger.claim(job_id):
+        ledger.record(claim)
+    # No input brings this in; it stands for whatever a library may stumble over.
+    ledger.run("UPDATE items SET reference = '[5]' WHERE idx = 1")
+
+    assert ledger.finalize(job_id)
+
+    job = ledger.job(job_id)
+    assert (job.status, job.scores, job.report_file_id) == ("completed", None, None)
+    assert job.output_file_id is not None
+    assert (job.errors["total"], len(job.errors["data"])) == (refused + 1,) * 2
+    found = job.errors["data"][-1]
+    assert (found["code"], found["line"], found["param"]) == ("scoring_failed", 2, None)
+    [logged] = [record for record in caplog.records if getattr(record, "action", None) == "scoring_failed"]
+    assert logged.exc_info is not None and logged.levelname == "ERROR"
+    # The input, the output, and of the refused line the error file: no half of a report.
+    assert sum(1 for path in ledger.folder.rglob("file-*")) == 2 + refused
+
+
 # Again
 
 

@@ -22,7 +22,8 @@ from tests.training.tiny import finetune_recipe, marian_recipe, write_data
 from tests.working import AnsweredDoorbell, working
 from training import distil, students
 from training.distil import Asked, Lessons, NoLessons, best
-from training.errors import CannotMake
+from training.drop_layers import spaced
+from training.errors import BadSettings, CannotMake
 from training.finetune import FinetuneTask, divergence
 from training.folders import open_model
 from training.loop import Run
@@ -133,7 +134,7 @@ def test_a_student_has_its_teachers_chosen_layers(kind: str, folders: Callable[[
 def test_layers_are_taken_from_where_they_were(folders: Callable[[str], Path]) -> None:
     wide = anew(open_model(folders("marian")), {"encoder_layers": 6, "decoder_layers": 3})
 
-    student = select_layers(wide, {"encoder": students.spaced(3, 6), "decoder": students.spaced(2, 3)})
+    student = select_layers(wide, {"encoder": spaced(6, 3), "decoder": spaced(3, 2)})
 
     theirs, own = wide.state_dict(), student.state_dict()
     weight = "model.{}.layers.{}.self_attn.q_proj.weight"
@@ -235,6 +236,14 @@ def test_divergence_is_nothing_between_equals() -> None:
 
     assert divergence(logits, logits + 3, 2.0).abs() < 1e-6
     assert divergence(logits, -logits, 1.0) > 0
+
+
+def test_divergence_weighs_by_the_teachers_probabilities() -> None:
+    student, teacher = torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([[0.1, 0.1, 0.8]])
+
+    found = divergence(student.log(), teacher.log(), 1.0)
+
+    assert float(found) == pytest.approx(float((teacher * (teacher / student).log()).sum()))
 
 
 def test_word_by_word_needs_one_vocabulary(folders: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
@@ -392,6 +401,37 @@ def test_more_answers_than_a_search_has_are_refused(
         distil.main([*asked, "--url", server.url, *options])
 
     assert said in str(caught.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        pytest.param("marian", ["--student", "s"], "for finetune", id="student of nothing"),
+        pytest.param("finetune", [], "name it with --student", id="no student"),
+        pytest.param("finetune", ["--student", "s", "--teacher", "t"], "kl", id="teacher without a part"),
+    ],
+)
+def test_a_teacher_is_asked_nothing_in_vain(
+    kind: str,
+    options: list[str],
+    said: str,
+    server: LiveAPI,
+    key: str,
+    folders: Callable[[str], Path],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BUSHEL_API_KEY", key)
+    recipe = marian_recipe(tmp_path) if kind == "marian" else finetune_recipe(tmp_path)
+    asked = [str(recipe), "--data", str(data), "--out", str(tmp_path / "out"), "--model", "teacher"]
+    options = [str(folders("marian")) if word in ("s", "t") else word for word in options]
+
+    with pytest.raises(BadSettings, match=said):
+        distil.main([*asked, "--url", server.url, *options])
+
+    with Client(server.url, key) as client:
+        assert not list(client.jobs())
 
 
 @pytest.mark.parametrize("with_references", [False, True])

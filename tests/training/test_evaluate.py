@@ -145,6 +145,16 @@ def test_a_plan_refuses_what_cannot_be() -> None:
         plan(specs, items, twins=["full"])
     with pytest.raises(BadRequest, match="baseline"):
         plan(specs, items, baseline="other")
+    with pytest.raises(BadRequest, match=r"'nist' is none of sacreBLEU's tokenizers: .*13a"):
+        plan(specs, items, tokenizer="nist")
+
+
+def test_bleu_counts_the_words_of_the_target_language() -> None:
+    [spec] = contenders([f"zh={DRAFT},target_languages=zh"], REGISTRY)
+
+    assert plan([spec], [Item("a", ("b",))]).tokenizer == "zh"
+    assert plan([spec], [Item("a", ("b",))], tokenizer="char").tokenizer == "char"
+    assert plan(contenders([DRAFT], REGISTRY), [Item("a", ("b",))]).tokenizer == "13a"
 
 
 # Tiny models.

@@ -203,16 +203,41 @@ def test_layers_can_be_dropped(kind: str, folders: Callable[[str], Path], tmp_pa
 
 @pytest.mark.parametrize(
     ("layers", "kept", "places"),
-    [(12, 6, [0, 2, 4, 7, 9, 11]), (12, 3, [0, 6, 11]), (12, 1, [0]), (6, 2, [0, 5]), (3, 3, [0, 1, 2])],
+    [
+        *((12, 6, [0, 2, 4, 7, 9, 11]), (12, 3, [0, 6, 11]), (12, 1, [0]), (6, 2, [0, 5]), (3, 3, [0, 1, 2])),
+        # As DistilBART has it, where two layers are as far.
+        (6, 3, [0, 2, 5]),
+    ],
 )
 def test_layers_are_kept_as_far_apart_as_can_be(layers: int, kept: int, places: list[int]) -> None:
     assert drop_layers.spaced(layers, kept) == places
 
 
-@pytest.mark.parametrize("said", ["3", "0", "0,2"])
+@pytest.mark.parametrize("said", ["3", "0", "0,2", "two", "0,x"])
 def test_layers_that_are_not_there_cannot_be_kept(said: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(CannotMake, match="cannot be kept"):
         drop_layers.main([str(folders("marian")), str(tmp_path / "out"), "--decoder", said])
+
+
+def test_a_stack_that_is_not_there_is_named(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(CannotMake, match="no encoder; it has decoder"):
+        drop_layers.main([str(folders("llama")), str(tmp_path / "out"), "--encoder", "1"])
+
+
+def test_numbers_that_are_no_tokens_stay_as_they_are() -> None:
+    new = {3: 0, 5: 1, 9: 2}
+    settings = {"max_new_tokens": 9, "num_assistant_tokens": 20, "suppress_tokens": [3, 4, 5], "eos_token_id": 9}
+
+    trim.renumber(settings, new)
+
+    assert settings == {"max_new_tokens": 9, "num_assistant_tokens": 20, "suppress_tokens": [0, 1], "eos_token_id": 2}
+
+
+def test_a_corpus_without_texts_is_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n")
+
+    with pytest.raises(CannotMake, match="no texts"):
+        trim.main([str(folders("marian")), str(tmp_path / "out"), "--texts", str(tmp_path / "texts.txt")])
 
 
 @pytest.mark.parametrize("kind", ["marian", "t5", "bart", "pegasus", "m2m100", "llama", "qwen2"])

@@ -12,6 +12,7 @@ from ctranslate2.specs import common_spec
 
 from tests import models as tiny
 from training import quantize
+from training.errors import BadSettings
 from training.folders import open_model
 from training.making import weight_bytes
 from training.smoothing import smooth
@@ -63,6 +64,13 @@ def test_ctranslate2_runs_the_quantized_model(
     assert all(0 < each["outputs"] < 0.05 for each in report["layers"].values())
     assert record["whole"]["texts"] == len(quantize.TEXTS)
     assert 0 < record["whole"]["mean_change"] < 1.0
+
+
+def test_a_file_without_texts_is_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n")
+
+    with pytest.raises(BadSettings, match="no texts"):
+        quantize.main([str(folders("marian")), str(tmp_path / "out"), "--texts", str(tmp_path / "texts.txt")])
 
 
 def test_the_report_rounds_weights_as_ctranslate2_does() -> None:

@@ -167,3 +167,23 @@ def test_a_file_without_pairs_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CannotMake, match="no pairs"):
         shortlist.main([str(model), str(tmp_path / "out"), "--pairs", str(tmp_path / "pairs.tsv")])
+
+
+def test_lists_are_of_all_of_a_file_and_not_of_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    model = tiny.make_marian(tmp_path / "model")
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("the\tder\n" * 50 + "the dog sleeps\tder Hund\n" * 50)
+
+    made = shortlist.Spelling(model).pairs(shortlist.Part("pairs.tsv", 0, 1), tmp_path, 10)
+
+    assert len(made) == 10
+    assert len({source for source, _ in made}) == 2
+
+
+def test_long_pairs_are_read_as_far_as_memory_goes() -> None:
+    pairs = [(("a",) * 9, ("b",) * 10)] * 50
+
+    # A hundred meetings each, the empty source's among them.
+    assert len(shortlist.affordable(pairs, 1000)) == 10
+    assert shortlist.affordable(pairs, 10_000) == pairs

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from models.registry import EngineKind, ModelSpec, Task
-from tests.training.tiny import ENGLISH, causal_recipe, finetune_recipe, marian_recipe, write_data
+from tests.training.tiny import ENGLISH, GERMAN, causal_recipe, finetune_recipe, marian_recipe, write_data
 from training import train
 from training.bytepairs import BytePairs
 from training.causal import CausalTask, pack
+from training.checkpoints import Checkpoints, Progress, average
 from training.curve import Curve
-from training.errors import AlreadyTrained, BadSettings
+from training.errors import AlreadyTrained, BadData, BadRecipe, BadSettings, OtherTraining
 from training.loop import Run
 from training.recipe import load
 from training.train import task_of
@@ -184,13 +186,19 @@ def test_any_text_survives_the_byte_level_vocabulary(data: Path, tmp_path: Path)
 
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", count=30)
-    recipe = marian_recipe(tmp_path, settings="").read_text().replace("max_tokens = 40", "max_tokens = 1")
-    (tmp_path / "none.toml").write_text(recipe)
+    (data / "valid.tsv").write_text("one\teins\n")
+    long = [" ".join(words * 3) for words in (ENGLISH, GERMAN)]
+    (data / "pairs.tsv").write_text("\t".join(long) + "\n")
+    head, valid = marian_recipe(tmp_path, pieces=40).read_text().split("[[valid]]")
+    (tmp_path / "none.toml").write_text(f"{head}[[valid]]{valid.replace('pairs.tsv', 'valid.tsv')}")
 
     run = new_run(tmp_path / "none.toml", data, tmp_path / "out")
 
-    with pytest.raises(ValueError, match="nothing to train on"):
+    with pytest.raises(BadData, match="nothing to train on"):
         run.train()
+
+
+PART = '[[train]]\nfile = "a.tsv"\nsource = 0\ntarget = 1\n'
 
 
 @pytest.mark.parametrize(
@@ -199,12 +207,19 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
         pytest.param('kind = "bert"', "no kind is called 'bert'", id="kind"),
         pytest.param("[pace]\nspeed = 1", "unknown in pace: speed", id="key"),
         pytest.param('kind = "causal"\nmax_tokens = 1', "unknown in causalrecipe: max_tokens", id="other kind's key"),
+        pytest.param('metric = "bleu"', "no metric is called 'bleu'; there are chrf, rouge, loss", id="metric"),
+        pytest.param(PART, "has no [[valid]]", id="no validation"),
+        pytest.param('pieces = "many"', "pieces is 'many'; it must be int", id="type"),
+        pytest.param("[pace]\nwarm_up = 0", "warm_up must be above 0", id="no warm-up"),
+        pytest.param('[pace]\noptimizer = "sgd"', "no optimizer is called 'sgd'", id="optimizer"),
+        pytest.param('kind = "finetune"\nkl = 2', "kl must be from 0 to 1", id="kl"),
+        pytest.param("train = 3", "train must be tables", id="no tables"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(text)
 
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(BadRecipe, match=re.escape(reason)):
         load(tmp_path / "bad.toml")
 
 
@@ -297,3 +312,52 @@ def test_the_options_may_come_from_a_file(data: Path, tmp_path: Path) -> None:
 
     record = json.loads((tmp_path / "out" / "model" / "record.json").read_text())
     assert (record["recipe"]["seed"], record["steps"]) == (5, 4)
+
+
+def test_the_average_is_that_of_the_weights_as_they_were(tmp_path: Path) -> None:
+    layer, kept = torch.nn.Linear(3, 3, bias=False), Checkpoints(tmp_path)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    for step, value in enumerate((1.001, 1.003), start=1):
+        layer.weight.data.fill_(value)
+        kept.save(layer, optimizer, Progress(step=step))
+
+    found = average(kept.steps())["weight"]
+
+    torch.testing.assert_close(found, torch.full((3, 3), 1.002), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_another_recipe_does_not_go_on_with_a_training(is_ended: bool, data: Path, tmp_path: Path) -> None:
+    words = [str(marian_recipe(tmp_path)), "--data", str(data), "--out", str(tmp_path / "out"), "--threads", "1"]
+    train.main([*words, *([] if is_ended else ["--minutes", "0"])])
+    before = (tmp_path / "out" / "record.json").read_bytes()
+
+    with pytest.raises(OtherTraining, match="seed"):
+        train.main([*words, "--seed", "7"])
+
+    assert (tmp_path / "out" / "record.json").read_bytes() == before
+
+
+def test_other_data_do_not_go_on_with_a_training(data: Path, tmp_path: Path) -> None:
+    recipe = marian_recipe(tmp_path)
+    new_run(recipe, data, tmp_path / "out").train(minutes=0)
+    other = write_data(tmp_path / "data", count=100)
+
+    with pytest.raises(OtherTraining, match="data"):
+        new_run(recipe, other, tmp_path / "out")
+
+
+def test_the_pace_of_a_training_may_change(data: Path, tmp_path: Path) -> None:
+    new_run(marian_recipe(tmp_path), data, tmp_path / "out").train(minutes=0)
+
+    again = new_run(marian_recipe(tmp_path, steps=3), data, tmp_path / "out")
+
+    assert again.train()
+    assert again.progress.step == 7
+
+
+def test_a_teacher_without_a_part_in_the_loss_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = load(finetune_recipe(tmp_path))
+
+    with pytest.raises(BadSettings, match="kl"):
+        task_of(recipe, data, tmp_path / "out", tmp_path, tmp_path)

@@ -157,6 +157,18 @@ def test_texts_as_long_as_books_are_scored_in_little_memory() -> None:
     assert peak < 200 * 2**20
 
 
+def test_a_text_far_longer_than_its_reference_takes_no_more_memory() -> None:
+    long, short = [f"w{number}" for number in range(20_000)], ["w7", "w9"]
+    tracemalloc.start()
+
+    found = longest_common(long, short), longest_common(short, long)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found == (2, 2)
+    assert peak < 2**20
+
+
 def test_the_longest_common_subsequence_is_found() -> None:
     assert longest_common([], ["a"]) == longest_common(["a"], []) == longest_common(["a"], ["b"]) == 0
     assert longest_common(list("abcbdab"), list("bdcaba")) == 4
