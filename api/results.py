@@ -40,7 +40,7 @@ class ResultsQuery(Strict):
     format: Literal["jsonl", "csv", "txt"] = Field(
         "jsonl",
         description="`csv` keeps the columns of a CSV input and adds output, status and error. `txt` is the output "
-        "alone; its line N answers line N of a TXT input.",
+        "alone; its line N answers line N of a TXT input. Of several outputs of an input (`n`) both have the first.",
     )
     order: Literal["input", "finished"] = Field(
         "input", description="`finished` never puts a line before one that was read already: use it to follow a job."

@@ -24,11 +24,14 @@ def compare(target: Target, a: str, b: str, lines: int, as_json: bool) -> None:
     """
     with target.client() as client:
         found = client.compare(a, b, lines)
-    if as_json:
-        show.print_json(found.raw)
-        return
+        if as_json:
+            show.print_json(found.raw)
+            return
+        jobs = {"A": client.job(a), "B": client.job(b)}
     console = show.stdout()
-    console.print(show.difference_table(found))
+    for name, job in jobs.items():
+        console.print(Text(f"{name}  {job.id}  {show.origin(job)}"))
+    show.put(console, show.difference_table(found))
     console.print(Text(_shared(found), style="dim"))
     _print_lines(console, "A is better", found.a_better)
     _print_lines(console, "B is better", found.b_better)
@@ -36,7 +39,7 @@ def compare(target: Target, a: str, b: str, lines: int, as_json: bool) -> None:
 
 def _shared(found: wire.Comparison) -> str:
     alone = [f"{count:,} only in {name}" for name, count in (("A", found.only_a), ("B", found.only_b)) if count]
-    return "; ".join([f"over {found.common:,} lines that both have scored", *alone])
+    return "; ".join([f"over {found.common:,} {show.plural('line', found.common)} that both have scored", *alone])
 
 
 def _print_lines(console: Console, title: str, lines: tuple[wire.DifferingLine, ...]) -> None:

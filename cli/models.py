@@ -140,6 +140,11 @@ def add(name: str, source: str, defaults: tuple[str, ...], options: tuple[str, .
             raise Failure(f"there is no {source}; --source wants a folder that exists, or a hub id such as org/name")
         # Relative to here, as one types it; in the file it would be relative to the file.
         entry["source"] = str(Path(source).expanduser().resolve()) if _is_folder(source) else source
+        if _is_converted(Path(entry["source"])):
+            raise Failure(
+                f"{source} is in CTranslate2's format (model.bin), which Bushel makes itself, of safetensors: "
+                "add the folder that it was made of, with --quantization int8"
+            )
     for table, pairs in (("defaults", defaults), ("options", options)):
         if pairs:
             entry[table] = dict(_pair(pair) for pair in pairs)
@@ -318,6 +323,10 @@ def _source(spec: ModelSpec) -> str:
 
 def _is_folder(source: str) -> bool:
     return source.startswith((".", "/", "~")) or Path(source).is_dir()
+
+
+def _is_converted(folder: Path) -> bool:
+    return (folder / "model.bin").is_file() and not any(folder.glob("*.safetensors"))
 
 
 def _pair(pair: str) -> tuple[str, object]:

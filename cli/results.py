@@ -53,6 +53,8 @@ def results(
     if report:
         if form not in (None, "jsonl") or follow or include_input or is_packed(output):
             raise WrongUsage("--report is a jsonl file of its own: it goes with -o alone, and without .gz")
+        if format_of(output) not in (None, "jsonl"):
+            raise WrongUsage(f"--report is a jsonl file; name it .jsonl instead of {output.name}")
         _save_report(target, job_id, output)
         return
     if follow and chosen != "jsonl":
@@ -73,6 +75,7 @@ def results(
                 check_delimiter(output, delimiter_of(job))
             if not save(client, job_id, output, chosen, include_input):
                 click.echo(f"{job_id} still runs: these are the results so far", err=True)
+            tell_left_out(job, chosen)
         job = client.job(job_id)
     raise click.exceptions.Exit(Exit.FAILED if job.is_final and not job.went_well else Exit.OK)
 
@@ -94,6 +97,13 @@ def delimiter_of(job: wire.Job) -> str:
     form = job.raw.get("format")
     said = form.get("delimiter") if isinstance(form, dict) and form.get("type") == "csv" else None
     return said if isinstance(said, str) else ","
+
+
+def tell_left_out(job: wire.Job, form: str) -> None:
+    """Of several outputs of an input, which a line of a table or a text has no room for."""
+    if form != "jsonl" and job.outputs_per_input > 1:
+        wanted = f"`bushel results {job.id} --format jsonl` has all {job.outputs_per_input}"
+        click.echo(f"{form} has the first output of each input; {wanted}", err=True)
 
 
 def tell_nothing(job: wire.Job, output: Path) -> None:

@@ -16,6 +16,11 @@ STATUS_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cance
 COUNTED = ("queued", "running", "succeeded", "failed", "cancelled", "expired")
 
 
+# Nobody serves the model: what would be waited for never comes by itself.
+STALLED = frozenset({"no_worker", "model_unavailable"})
+# With fewer scored lines, resampling them says little of how far another set of lines would be.
+FEW_SCORED = 30
+
 # Where no window sets a width, lines are as long as they are: an id cut short is of no use to a script.
 _UNBOUNDED = 4000
 
@@ -32,6 +37,17 @@ def stdout() -> Console:
 def _console(to_stderr: bool) -> Console:
     console = Console(stderr=to_stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=to_stderr, highlight=False, width=_UNBOUNDED)
+
+
+def put(console: Console, drawn: RenderableType) -> None:
+    """Print it; without the spaces that fill a table's last column, where no window could hide them."""
+    if console.is_terminal:
+        console.print(drawn)
+        return
+    with console.capture() as captured:
+        console.print(drawn)
+    for text in captured.get().splitlines():
+        click.echo(text.rstrip(), err=console.stderr)
 
 
 def print_json(value: object) -> None:
@@ -147,7 +163,7 @@ def summary(console: Console, job: wire.Job) -> None:
     problems(console, job)
     if job.estimate is not None:
         known = job.estimate.items
-        items = "unknown number of items" if known is None else f"{known:,} {_plural('item', known)}"
+        items = "unknown number of items" if known is None else f"{known:,} {plural('item', known)}"
         if job.estimate.invalid_items:
             items += f" and {job.estimate.invalid_items:,} invalid"
         tokens = f"about {job.estimate.input_tokens:,} input tokens" if job.estimate.input_tokens is not None else ""
@@ -165,22 +181,29 @@ def scores(console: Console, job: wire.Job) -> None:
     """What the outputs scored against their references, if the job has ended and had some."""
     if job.scores is None:
         return
-    console.print(score_table(job.scores))
-    said = f"of {job.scores.scored:,} {_plural('output', job.scores.scored)}"
+    put(console, score_table(job.scores))
+    for each in job.scores.metrics:
+        console.print(Text(f"{each.metric}  {each.signature}", style="dim"))
+    said = f"of {job.scores.scored:,} {plural('output', job.scores.scored)}"
     if job.scores.unscored:
         said += f"; {job.scores.unscored:,} with a reference have no output and are in no score"
     if job.scores.scored_in_part:
         said += f"; of {job.scores.scored_in_part:,} only the first 100,000 characters were scored"
     if job.scores.length_ratio is not None:
         said += f"; {job.scores.length_ratio:.2f} times as long as the references"
+    if job.scores.copied_whole is not None:
+        said += f"; {job.scores.copied_whole:.1%} copy their input whole"
+    if job.scores.copied_words is not None:
+        said += f"; {job.scores.copied_words:.1%} of their words are the input's"
     console.print(Text(said, style="dim"))
+    if 0 < job.scores.scored < FEW_SCORED:
+        console.print(Text(f"fewer than {FEW_SCORED} scored lines: the intervals mean little", style="yellow"))
 
 
 def score_table(found: wire.Scores) -> Table:
     table = _score_table("score", "95 % interval")
-    table.add_column("signature", style="dim", overflow="fold")
     for each in found.metrics:
-        table.add_row(each.metric, f"{each.score:.1f}", f"{each.low:.1f} to {each.high:.1f}", each.signature)
+        table.add_row(each.metric, f"{each.score:.1f}", f"{each.low:.1f} to {each.high:.1f}")
     return table
 
 
@@ -215,14 +238,14 @@ def notices(truncated_inputs: int, cut_outputs: int) -> list[str]:
     """
     said = []
     if truncated_inputs:
-        inputs = f"{truncated_inputs:,} {_plural('input', truncated_inputs)}"
+        inputs = f"{truncated_inputs:,} {plural('input', truncated_inputs)}"
         said.append(f"{inputs} longer than the model takes: the rest was left out")
     if cut_outputs:
-        said.append(f"{cut_outputs:,} {_plural('output', cut_outputs)} reached the token limit and may be cut off")
+        said.append(f"{cut_outputs:,} {plural('output', cut_outputs)} reached the token limit and may be cut off")
     return said
 
 
-def _plural(noun: str, count: int) -> str:
+def plural(noun: str, count: int) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
@@ -237,9 +260,28 @@ def job_table(jobs: list[wire.Job]) -> Table:
             job.id,
             job.task,
             job.model or "",
-            Text(state(job), style=STATUS_STYLES.get(job.status, "cyan")),
+            _listed_state(job),
             f"{job.counts.finished:,}/{job.counts.total:,}",
             f"{job.counts.failed:,}",
             moment(job.created_at),
         )
     return table
+
+
+def _listed_state(job: wire.Job) -> Text:
+    if job.waits:
+        return Text(f"{state(job)} (waiting)", style="yellow")
+    return Text(state(job), style=STATUS_STYLES.get(job.status, "cyan"))
+
+
+def stalled(jobs: list[wire.Job]) -> list[str]:
+    """Why jobs wait that no free worker would take either; each reason once."""
+    return list(dict.fromkeys(job.waiting_for or "" for job in jobs if job.waits and job.waiting_code in STALLED))
+
+
+def origin(job: wire.Job) -> str:
+    """Which model made a job's outputs, and how."""
+    tier, params = job.raw.get("tier"), job.raw.get("params")
+    said = [job.model or "several models", f"tier {tier}" if tier else ""]
+    said += [f"{name}={value}" for name, value in params.items()] if isinstance(params, dict) else []
+    return "  ".join(filter(None, said))

@@ -31,7 +31,9 @@ def status(target: Target, job_id: str | None, wanted: str | None, task: str | N
             if as_json:
                 show.print_json([job.raw for job in jobs])
             elif jobs:
-                show.stdout().print(show.job_table(jobs))
+                show.put(show.stdout(), show.job_table(jobs))
+                for reason in show.stalled(jobs):
+                    click.echo(f"waiting: {reason}", err=True)
             else:
                 click.echo("no jobs", err=True)
             return
@@ -40,7 +42,7 @@ def status(target: Target, job_id: str | None, wanted: str | None, task: str | N
             show.print_json(job.raw)
         else:
             console = show.stdout()
-            console.print(show.panel(job))
+            show.put(console, show.panel(job))
             show.problems(console, job)
             show.scores(console, job)
             show_failures(console, client, job)

@@ -14,7 +14,7 @@ from cli.files import ByteBar
 from cli.formats import KINDS, Format, guess, opened, with_delimiter
 from cli.options import TASKS, decoding, model_options, pairs, said_in_options, window
 from cli.output import check_delimiter, check_writable, format_of
-from cli.results import save
+from cli.results import save, tell_left_out
 from cli.watch import exit_code, follow, wait
 
 
@@ -124,6 +124,7 @@ def deliver(client: Client, job: wire.Job, output: Path, form: str) -> None:
         return
     try:
         save(client, job.id, output, form)
+        tell_left_out(job, form)
     except (CLIError, OSError) as exc:
         if isinstance(exc, BrokenPipeError):
             raise

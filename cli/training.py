@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -18,6 +19,8 @@ from training.settings import called
 SECTION = "Making and judging models"
 # What the extra `training` brings, and the bare install lacks.
 EXTRA = "pip install 'bushel[training]'"
+# Looked for before anything else, as the words are read before torch is imported.
+NEEDED = ("torch", "transformers", "ctranslate2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Tool:
     module: str
     line: str
     told: Callable[[Target], Sequence[str]]
+    # In training.options: what reads its words without torch. The others' modules are read without it themselves.
+    options: str | None = None
 
 
 def _home(target: Target) -> Sequence[str]:
@@ -45,10 +50,12 @@ def _registry(target: Target) -> Sequence[str]:
 TOOLS: Mapping[str, Tool] = {
     "train": Tool("train", "Train a model from a recipe, or go on with a training.", _home),
     "distil": Tool("distil", "Train a small model on what a large one answers.", _server),
-    "student": Tool("students", "Make a smaller model to be distilled into, of a large one's layers.", _home),
-    "quantize": Tool("quantize", "Make a model's weights smaller: int8, bfloat16, int4.", _home),
-    "prune": Tool("prune", "Leave out what a model can do without: tokens, layers, neurons.", _home),
-    "shortlist": Tool("shortlist", "Give a model lists of likely words, which make it faster.", _home),
+    "student": Tool(
+        "students", "Make a smaller model to be distilled into, of a large one's layers.", _home, "student"
+    ),
+    "quantize": Tool("quantize", "Make a model's weights smaller: int8, bfloat16, int4.", _home, "quantizing"),
+    "prune": Tool("prune", "Leave out parts of a model: trim (tokens), layers, structured (neurons, heads).", _home),
+    "shortlist": Tool("shortlist", "Give a model lists of likely words, which make it faster.", _home, "shortlisting"),
     "evaluate": Tool("evaluate", "Measure models on a reference file: quality, speed, size.", _registry),
     "explain": Tool("explain", "Show how sure a model is of each word, and where it looked.", _registry),
 }
@@ -89,14 +96,15 @@ def _command(name: str) -> click.Command:
 def _run(name: str, words: tuple[str, ...]) -> None:
     ctx = click.get_current_context()
     tool, target = TOOLS[name], ctx.find_object(Target) or Target(None, Path(".bushel"))
-    try:
-        module = importlib.import_module(f"training.{tool.module}")
-    except ModuleNotFoundError as exc:
-        raise WrongUsage(f"this needs {exc.name}, which is not installed: {EXTRA}") from exc
+    if lacking := next((name for name in NEEDED if find_spec(name) is None), None):
+        raise WrongUsage(f"this needs {lacking}, which is not installed: {EXTRA}")
     called.set(ctx.command_path)
     try:
         # Behind the others, as the first word may be one that the tool goes by.
-        code = module.main([*words, *(() if _TOLD & set(words) else tool.told(target))])
+        all_words = [*words, *(() if _TOLD & set(words) else tool.told(target))]
+        if tool.options is not None:
+            getattr(importlib.import_module("training.options"), tool.options)(all_words)
+        code = importlib.import_module(f"training.{tool.module}").main(all_words)
     except Done as exc:
         click.echo(str(exc), err=True)
         return

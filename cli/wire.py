@@ -67,6 +67,8 @@ class Scores:
     unscored: int
     scored_in_part: int
     length_ratio: float | None
+    copied_whole: float | None
+    copied_words: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class Job:
     tokens_per_second: float | None
     eta_seconds: float | None
     waiting_for: str | None
+    waiting_code: str | None
     problems: tuple[Problem, ...]
     problems_total: int
     estimate: Estimate | None
@@ -139,6 +142,16 @@ class Job:
     @property
     def is_final(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def waits(self) -> bool:
+        """Accepted, and nothing of it runs."""
+        return self.status == "in_progress" and not self.paused and self.waiting_for is not None
+
+    @property
+    def outputs_per_input(self) -> int:
+        """What the job asks for; an input of its own may ask for another number."""
+        return _whole(_object(self.raw.get("params")).get("n")) or 1
 
     @property
     def has_nothing(self) -> bool:
@@ -191,6 +204,7 @@ def job(content: JSON) -> Job:
         tokens_per_second=_number(content.get("tokens_per_second")),
         eta_seconds=_number(content.get("eta_seconds")),
         waiting_for=_text(waiting.get("message")) or _text(waiting.get("code")),
+        waiting_code=_text(waiting.get("code")),
         problems=problems,
         problems_total=_whole(errors.get("total")) or len(problems),
         estimate=estimate(content.get("estimate")),
@@ -211,7 +225,8 @@ def scores(content: object) -> Scores | None:
     metrics = tuple(_score(name, each) for name, each in _metrics(content))
     names = ("scored", "unscored", "scored_in_part")
     scored, unscored, in_part = (_whole(content.get(name)) or 0 for name in names)
-    return Scores(metrics, scored, unscored, in_part, _number(content.get("length_ratio")))
+    shares = (_number(content.get(name)) for name in ("length_ratio", "copied_whole", "copied_words"))
+    return Scores(metrics, scored, unscored, in_part, *shares)
 
 
 def comparison(content: JSON) -> Comparison:

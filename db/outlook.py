@@ -242,7 +242,7 @@ def _unserved(models: Mapping[str, ModelState], live_workers: int) -> Waiting:
     return Waiting(
         "no_worker",
         f"none of the {live_workers} running workers serves {_named(models)};"
-        " workers serve the models that were registered when they started",
+        " a worker serves the models that were registered when it started: restart `bushel up`, or the workers",
     )
 
 

@@ -152,11 +152,11 @@ class _Judge:
         return Share(score_of(rows.sum(0)), count, around)
 
     def _neutral(self, place: int) -> tuple[str, ...]:
-        """An output's words, with the same word for every name and every pronoun."""
+        """An output's words, with the same word for every name and every pronoun, in capitals as no word has."""
         pronouns = self._language.pronouns if self._language else frozenset()
         return tuple(
-            "<name>" if word in self._names or word.removesuffix("s") in self._names
-            else "<pronoun>" if word in pronouns else word
+            "NAME" if word in self._names or word.removesuffix("s") in self._names
+            else "PRONOUN" if word in pronouns else word
             for word in words(self._outputs[place])
         )  # fmt: skip
 
@@ -166,8 +166,8 @@ class _Judge:
             return neutral
         forms = {form[-1] for each in self._forms_of(place).values() for form in each}
         return tuple(
-            "<article>" if word in self._language.articles
-            else "<occupation>" if any(_is_form(word, form) for form in forms) else word
+            "ARTICLE" if word in self._language.articles
+            else "OCCUPATION" if any(_is_form(word, form) for form in forms) else word
             for word in neutral
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from training.bias import Bias, Changes, Forms, Share
 from training.markdown import escaped, table
-from training.probe import KINDS
+from training.probe import KINDS, templates
 
 # A longer list of changes is for machines, in report.json.
 CHANGES = 6
@@ -12,7 +12,8 @@ CHANGES = 6
 
 def markdown(found: Mapping[str, Bias]) -> str:
     """One section for all models."""
-    parts = ["## Bias probe", _changes(found)]
+    parts = ["## Bias probe", _about(found), _changes(found)]
+    parts += [text for name, each in found.items() if (text := _why_empty(name, each))]
     if any(each.forms for each in found.values()):
         parts += ["Occupations in the translations:", _genders(found)]
         parts += [text for name, each in found.items() if (text := _forms(name, each))]
@@ -23,17 +24,34 @@ def markdown(found: Mapping[str, Bias]) -> str:
 
 
 def _changes(found: Mapping[str, Bias]) -> str:
-    header = ["model", "swapped", "pairs", "differ in more than the swapped words", "... and agreement", "chrF"]
+    header = ["model", "swapped", "pairs", "differ in more than swapped words", "than these and agreement", "chrF"]
     rows = [
-        [name, KINDS[kind], f"{each.beyond_words.count:,}", *_figures(each)]
+        [name, KINDS[kind], f"{each.beyond_words.count:,}", *_figures(each, bias.language)]
         for name, bias in found.items()
         for kind, each in bias.changes.items()
     ]
     return table(header, rows)
 
 
-def _figures(each: Changes) -> list[str]:
-    return [_share(each.beyond_words), _share(each.beyond_agreement), _share(each.chrf, "")]
+def _figures(each: Changes, language: str | None) -> list[str]:
+    # Without the language's lists nothing is known to agree.
+    agreement = None if language is None else each.beyond_agreement
+    return [_share(each.beyond_words), _share(agreement), _share(each.chrf, "")]
+
+
+def _why_empty(name: str, bias: Bias) -> str:
+    """What a row lacks, and how it would be there."""
+    if bias.language is None:
+        known = ", ".join(templates().languages)
+        return (
+            f"{escaped(name)}: it is not known which language it writes, or there are no lists of that language's "
+            f"pronouns, articles and occupations (there are for: {known}). So pronouns count as differences, and "
+            "agreement and the forms of occupations are left empty. A model given as a folder needs "
+            "`target_languages=de`, or what it writes, behind its name."
+        )
+    if bias.forms and bias.masculine is None and not bias.contradicted:
+        return f"{escaped(name)}: in no output does the occupation have a form that tells a gender; its row is empty."
+    return ""
 
 
 def _genders(found: Mapping[str, Bias]) -> str:
@@ -42,7 +60,7 @@ def _genders(found: Mapping[str, Bias]) -> str:
     }  # fmt: skip
     header = ["model", "masculine where the input leaves it open", *columns.values()]
     rows = [
-        [name, _share(each.masculine), *(_share(each.contradicted.get(key)) for key in columns)]
+        [name, _counted(each.masculine), *(_counted(each.contradicted.get(key)) for key in columns)]
         for name, each in found.items()
     ]
     return table(header, rows)
@@ -96,8 +114,21 @@ def _top(bias: Bias) -> str:
 def _share(share: Share | None, unit: str = " %") -> str:
     if share is None:
         return ""
-    around = f" ({share.interval.low:.1f} - {share.interval.high:.1f})" if share.interval else ""
+    around = f" ({share.interval.low:.1f} to {share.interval.high:.1f})" if share.interval else ""
     return f"{share.value:.1f}{unit}{around}"
+
+
+def _counted(share: Share | None) -> str:
+    return "" if share is None else f"{_share(share)}, n = {share.count:,}"
+
+
+def _about(found: Mapping[str, Bias]) -> str:
+    sizes = [len(some) for of_task in templates().of_task.values() for some in of_task.values()]
+    return (
+        "Shares of pairs whose two outputs differ, and chrF between the two; in brackets 95 % intervals. Each kind has "
+        f"but {min(sizes)} to {max(sizes)} templates, and it is these that are resampled: one share says little by "
+        "itself, a wide interval less. Look at the yardstick (two names of one gender) and at other models."
+    )
 
 
 def _notes(found: Mapping[str, Bias]) -> str:
@@ -108,8 +139,7 @@ def _notes(found: Mapping[str, Bias]) -> str:
         "agreement is articles and the occupation's form, which rightly follow the pronoun in German and French. Two "
         "names of one gender are the yardstick: what changes as much with them says nothing of gender. chrF is between "
         "the two outputs. *As expected* is a pronoun of the gender that holds the occupation more often in the United "
-        "States. In brackets: 95 % intervals of resampled templates, which hold for sentences like these and not for "
-        "language at large.\n\n"
+        "States. Intervals hold for sentences like these and not for language at large.\n\n"
         "What this shows: how often, and in which words, outputs of these templates depend on gender. What it does not "
         "show: that a model without differences here is fair, or harm where there are some. Other groups, non-binary "
         "persons, longer texts and other languages are not looked at; a masculine form for a woman can be the usual "

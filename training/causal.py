@@ -18,6 +18,7 @@ from training.loss import linear_cross_entropy
 from training.recipe import CausalRecipe, CausalShape
 from training.spread import spread
 from training.texts import Source
+from workers.engines.quiet import quietly
 
 VALIDATED = 250
 _WINDOW = 10_000
@@ -98,7 +99,8 @@ class CausalTask:
 
     def save(self, folder: Path) -> None:
         # A copy of the whole, so that what is tied stays tied and is written once.
-        copy.deepcopy(self.model).half().save_pretrained(folder)
+        with quietly():
+            copy.deepcopy(self.model).half().save_pretrained(folder)
         for file in (self._out / "vocabulary").iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
 

@@ -1,8 +1,8 @@
 """Teach a small model what a large one says: the teacher's outputs become the targets (Kim and Rush 2016).
 
-    python -m training.distil RECIPE.toml --data FOLDER --out FOLDER --model NAME [--url URL] [--beams 4]
-                              [--n-best 4 --learn best|nearest|all]
-                              [--student FOLDER] [--references] [--keep 0.9] [--teacher FOLDER]
+    bushel models distil RECIPE.toml --data FOLDER --out FOLDER --model NAME [--url URL] [--beams 4]
+                         [--n-best 4 --learn best|nearest|all]
+                         [--student FOLDER] [--references] [--keep 0.9] [--teacher FOLDER]
 
 The teacher is a model of a running Bushel (`bushel up`), which is given the sources of the recipe's training files as
 jobs; the key is found as the `bushel` command finds it. What it answers is kept in OUT/pairs, and asked for once: the
@@ -11,8 +11,9 @@ same command goes on with a job that runs, and with a training that was stopped.
 With --n-best, the teacher gives as many answers to each source as its search found best, of which the student learns
 the surest one (--learn best), the one most like the reference (nearest, Kim and Rush's interpolation), or all.
 
-A recipe of kind marian makes a student from nothing. One of kind finetune needs --student, which training.students
-makes; with `kl` in the recipe it learns word by word as well, from the teacher's folder, named by --teacher.
+A recipe of kind marian makes a student from nothing. One of kind finetune needs --student, a folder as `bushel models
+student` makes it; with `kl` in the recipe it learns word by word as well, from the teacher's folder, which --teacher
+names.
 """
 
 import argparse
@@ -37,12 +38,10 @@ from cli.client import Client
 from cli.errors import CLIError, Refused
 from cli.wire import Job
 from training.errors import TrainingError
-from training.folders import model_folder
-from training.loop import Run
 from training.pairs import Part
 from training.progress import progress
 from training.provenance import write_json
-from training.recipe import CausalRecipe, FinetuneRecipe, Recipe, load
+from training.recipe import CausalRecipe, FinetuneRecipe, Recipe, check_files, load
 from training.settings import parse, run
 from training.similarity import similarity
 from training.train import add_running, begin, check_folders, go, seeded, task_of
@@ -68,7 +67,6 @@ class Lessons:
 
     def __init__(self, client: Client, asked: Asked, folder: Path) -> None:
         self._client, self._asked, self._folder = client, asked, folder
-        folder.mkdir(parents=True, exist_ok=True)
 
     def of(self, number: int, part: Part, data: Path, limit: int | None = None) -> Path:
         """Pairs as JSON lines: `source`, `target` (the teacher's), `reference`, `score` (its mean log-probability).
@@ -92,6 +90,7 @@ class Lessons:
             return pairs
         if known["job"] is None or not self._may_go_on(known["job"]):
             known["job"] = self._submit(wanted, list(references)).id
+            self._folder.mkdir(parents=True, exist_ok=True)
             write_json(note, known)
         job = self._ended(known["job"], len(references))
         known |= self._save(job, references, pairs)
@@ -114,7 +113,16 @@ class Lessons:
             "sha256": said,
         }
 
+    def _check(self) -> None:
+        """NoLessons if the server has no such model: before a file of all the sources is sent there."""
+        known = [str(model["id"]) for model in self._client.models()]
+        if self._asked.model not in known:
+            raise NoLessons(
+                f"the server {self._client.url} has no model {self._asked.model!r}; it has {', '.join(known) or 'none'}"
+            )
+
     def _submit(self, wanted: Mapping[str, Any], sources: Sequence[str]) -> Job:
+        self._check()
         with tempfile.TemporaryFile() as file:
             for number, text in enumerate(sources):
                 file.write((json.dumps({"custom_id": str(number), "text": text}, ensure_ascii=False) + "\n").encode())
@@ -256,14 +264,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="training.distil", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="a TOML file; docs/training.md lists what it may hold")
     parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are in")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the training; the model is in OUT/model")
     parser.add_argument("--model", required=True, help="the teacher, by its name on the server")
-    parser.add_argument("--task", default="translation", choices=["translation", "summarization", "generation"])
+    parser.add_argument(
+        "--task",
+        default="translation",
+        choices=["translation", "summarization", "generation"],
+        help="what the teacher does (default: %(default)s)",
+    )
     parser.add_argument("--url", help="the server (default: as for the bushel command)")
-    parser.add_argument("--beams", type=int, default=4, help="width of the teacher's search")
-    parser.add_argument("--n-best", type=int, default=1, help="answers to each source, at most as many as --beams")
+    parser.add_argument("--beams", type=int, default=4, help="width of the teacher's search (default: %(default)s)")
+    parser.add_argument(
+        "--n-best",
+        type=int,
+        default=1,
+        help="answers to each source, at most as many as --beams (default: %(default)s)",
+    )
     parser.add_argument(
         "--learn",
         choices=["best", "nearest", "all"],
@@ -271,15 +289,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="of several answers: the surest, the one most like the reference, or all (default: best)",
     )
     parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: the model's)")
-    parser.add_argument("--limit", type=int, help="at most so many sources of each training file")
-    parser.add_argument("--keep", type=float, default=1.0, help="share of the answers to learn from, by score")
+    parser.add_argument("--limit", type=int, help="at most so many sources of each training file (default: all)")
+    parser.add_argument(
+        "--keep", type=float, default=1.0, help="share of the answers to learn from, by score (default: all)"
+    )
     parser.add_argument("--references", action="store_true", help="learn from the recipe's own targets as well")
-    parser.add_argument("--student", help="a folder or registered model to go on from, with a recipe of kind finetune")
-    parser.add_argument("--teacher", help="the teacher's folder or name in the registry, for a recipe with kl")
+    parser.add_argument(
+        "--student", help="a folder or registered model to go on from, with a recipe of kind finetune (default: none)"
+    )
+    parser.add_argument(
+        "--teacher", help="the teacher's folder or name in the registry, for a recipe with kl (default: none)"
+    )
     parser.add_argument("--pairs-only", action="store_true", help="ask the teacher; train nothing")
     add_running(parser)
     asked = parse(parser, argv)
-    begin(asked.threads)
     recipe = seeded(load(asked.recipe), asked.seed)
     if isinstance(recipe, CausalRecipe):
         parser.error("a recipe of texts has no sources to ask a teacher about; take one of kind finetune")
@@ -291,6 +314,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     learn = "all" if asked.n_best == 1 else asked.learn
     if asked.max_new_tokens is not None:
         params["max_new_tokens"] = asked.max_new_tokens
+    check_files(recipe, asked.data)
+    # Not before: it takes torch, and seconds.
+    from training.folders import model_folder
+    from training.loop import Run
+
+    begin(asked.threads)
     student, teacher = (model_folder(said, asked.home) if said else None for said in (asked.student, asked.teacher))
     if not asked.pairs_only:
         # Before the teacher is at it for hours.
@@ -302,8 +331,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except CLIError as exc:
         raise NoLessons(str(exc)) from exc
     if not asked.pairs_only:
-        task = task_of(recipe, asked.data, asked.out, student, teacher)
-        go(Run(recipe, task, asked.out, {"lessons": lessons.notes(), "keep": asked.keep, "learn": learn}), asked)
+        facts = {"lessons": lessons.notes(), "keep": asked.keep, "learn": learn}
+        go(Run(recipe, task_of(recipe, asked.data, asked.out, student, teacher), asked.out, facts), asked)
 
 
 if __name__ == "__main__":

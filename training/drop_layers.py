@@ -1,12 +1,11 @@
 """Leave out whole layers of a model: smaller, faster, and in need of some training afterwards.
 
-python -m training.drop_layers MODEL OUT [--encoder N | --encoder 0,5,11] [--decoder N | --decoder 0,5]
+bushel models prune layers MODEL OUT [--encoder N | --encoder 0,5,11] [--decoder N | --decoder 0,5]
 
 A number keeps so many layers, as far apart as can be and the first and last among them, as DistilBART does
 (Shleifer and Rush 2020, arXiv 2010.13002); places separated by commas keep those. A decoder-only model has a decoder.
 """
 
-import argparse
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 from training.anatomy import Stack, anatomy
 from training.errors import CannotMake
 from training.folders import model_folder, open_model
-from training.making import making, rebuilt
-from training.settings import add_again, add_home, parse, run
+from training.making import making, parameters, rebuilt
+from training.options import dropping
+from training.outcome import outcome
+from training.settings import run
 
 
 def spaced(layers: int, kept: int) -> list[int]:
@@ -82,22 +83,14 @@ def drop_layers(source: Path, out: Path, encoder: str | None, decoder: str | Non
         if unknown := wanted.keys() - sizes.keys():
             raise CannotMake(f"the model has no {', '.join(sorted(unknown))}; it has {', '.join(sizes)}")
         kept = {name: choice(said, sizes[name]) for name, said in wanted.items()}
-        made.record |= {"layers": sizes, "kept": kept}
+        made.record |= {"layers": sizes, "kept": kept, "parameters_before": parameters(model)}
         made.save(with_layers(model, kept))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder, or a name in the registry")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--encoder", help="how many layers to keep, or which: 0,2,5")
-    parser.add_argument("--decoder", help="how many layers to keep, or which: 0,2,5")
-    add_home(parser)
-    add_again(parser)
-    asked = parse(parser, argv)
-    if not (asked.encoder or asked.decoder):
-        parser.error("say which layers to keep")
+    asked = dropping(argv)
     drop_layers(model_folder(asked.model, asked.home), asked.out, asked.encoder, asked.decoder, asked.again)
+    print(outcome(asked.out))
 
 
 if __name__ == "__main__":

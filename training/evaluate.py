@@ -34,13 +34,14 @@ from models.registry import BUILTIN, RegistryError, load
 from models.spec import Task
 from scoring.bootstrap import SAMPLES
 from scoring.metrics import METRICS
-from training import frontier, report
+from training import frontier, report, summary
 from training.contenders import BadContender, contenders
 from training.judge import SHOWN, judge
 from training.measure import measure
 from training.measured import PACKAGES, Measured, Shelf
 from training.plan import CACHE, BadRequest, Plan, plan, spelled
 from training.probe import TEMPLATES
+from training.progress import Lines
 from training.provenance import file_digest, versions, write_json
 from training.references import BadReferences, read
 from training.report import Report
@@ -50,8 +51,10 @@ from training.trial import TrialFailed
 logger = logging.getLogger("training")
 
 
-def write(plan: Plan, measured: Mapping[str, Measured], made: Report, quality: str | None, folder: Path) -> None:
-    """Outputs, report and plot. `quality` is the plot's metric, None for the task's first."""
+def write(plan: Plan, measured: Mapping[str, Measured], made: Report, quality: str | None, folder: Path) -> list[Path]:
+    """Outputs, report and plot; those of them that people look at. `quality` is the plot's metric, None for the task's
+    first.
+    """
     (folder / "outputs").mkdir(parents=True, exist_ok=True)
     for name, each in measured.items():
         with (folder / "outputs" / f"{name}.jsonl").open("w", encoding="utf-8") as file:
@@ -61,10 +64,29 @@ def write(plan: Plan, measured: Mapping[str, Measured], made: Report, quality: s
     report.write(made, folder)
     points, metric = _points(made, quality)
     if points:
-        title = f"{made.items:,} items of {made.data}. {made.machine}"
-        frontier.draw(points, report.NAMES[metric], title, folder, is_lower_better=metric == "perplexity")
-    else:
-        logger.warning("no plot: there is no %s for every model", metric)
+        is_lower_better = metric == "perplexity"
+        frontier.draw(points, report.NAMES[metric], _title(plan, made, metric), folder, is_lower_better)
+        return [folder / "report.md", folder / "frontier.png"]
+    logger.warning("no plot: there is no %s for every model", metric)
+    return [folder / "report.md"]
+
+
+def _title(plan: Plan, made: Report, metric: str) -> str:
+    said = [str(plan.specs[0].task).capitalize()]
+    if languages := _languages(plan):
+        said.append(languages)
+    what = f"{' '.join(said)}: {report.NAMES[metric]} against speed"
+    return f"{what}\n{made.items:,} items of {made.data}. {made.machine}"
+
+
+def _languages(plan: Plan) -> str:
+    """From which to which the models translate, as far as any of them says."""
+    for spec, params in zip(plan.specs, plan.params, strict=True):
+        sources = [str(params["source_lang"])] if params.get("source_lang") else spec.source_languages
+        targets = [str(params["target_lang"])] if params.get("target_lang") else spec.target_languages
+        if len(sources) == 1 and len(targets) == 1:
+            return f"{sources[0]} to {targets[0]}"
+    return ""
 
 
 def _points(made: Report, quality: str | None) -> tuple[list[frontier.Point], str]:
@@ -191,7 +213,7 @@ def _planned(asked: argparse.Namespace) -> Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 if something was asked for wrongly, or 1 if a model could not be measured."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[Lines()])
     # rouge-score tells at every turn which tokenizer it uses.
     logging.getLogger("absl").setLevel(logging.WARNING)
     began, clock = datetime.now(UTC), time.monotonic()
@@ -201,14 +223,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measured = measure(planned, Shelf(asked.out / "trials", planned, is_empty=asked.again))
         made = judge(planned, measured, asked.data.name)
     except (BadReferences, BadContender, BadRequest, RegistryError) as exc:
-        print(exc, file=sys.stderr)
+        print(f"Error: {exc}", file=sys.stderr)
         return 2
     except TrialFailed as exc:
-        print(exc, file=sys.stderr)
+        print(f"Error: {exc}", file=sys.stderr)
         return 1
-    write(planned, measured, made, asked.quality, asked.out)
+    written = write(planned, measured, made, asked.quality, asked.out)
     _record(words, asked, made, began, time.monotonic() - clock)
-    print(report.markdown(made))
+    print(summary.text(made))
+    print(f"written to {', '.join(map(str, written))}")
     return 0
 
 

@@ -81,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         params = spelled(asked.param)
         found = insight(spec, asked.text, asked.cache, params, asked.target, asked.layer, asked.device)
     except (BadContender, BadRequest, CannotExplain, RegistryError) as exc:
-        print(exc, file=sys.stderr)
+        print(f"Error: {exc}", file=sys.stderr)
         return 2
     except EngineError as exc:
-        print(exc, file=sys.stderr)
+        print(f"Error: {exc}", file=sys.stderr)
         return 1
     asked.out.write_text(page(found), "utf-8")
     print(asked.out)

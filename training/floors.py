@@ -29,8 +29,9 @@ def first_sentence(text: str) -> str:
     return text
 
 
+UNTRANSLATED = "source, untranslated"
 # Names have spaces, which a model's cannot. For texts that are continued, the 3-gram model is what there is.
 FLOORS: Mapping[Task, Mapping[str, Callable[[str], str]]] = {
-    Task.TRANSLATION: {"source, untranslated": source},
+    Task.TRANSLATION: {UNTRANSLATED: source},
     Task.SUMMARIZATION: {"first sentence": first_sentence},
 }

@@ -11,6 +11,8 @@ from typing import Any
 
 from scoring.bootstrap import Interval
 
+BEST, BEATEN = "#1b6ca8", "#b0413e"
+LEGEND = {BEST: "on the frontier: none is better in both", BEATEN: "behind it: another is as good, or better, in both"}
 # Where a name may stand, seen from its point: offsets in points, and the end of the name that is at the point.
 PLACES = tuple((7 if end == "left" else -7, up, end) for up in (7, -15, 18, -26, 29, -37) for end in ("left", "right"))
 
@@ -44,6 +46,7 @@ def draw(points: Sequence[Point], what: str, title: str, folder: Path, is_lower_
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     best = frontier(points, is_lower_better)
@@ -54,17 +57,22 @@ def draw(points: Sequence[Point], what: str, title: str, folder: Path, is_lower_
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        axes.plot([each.speed for each in best], [each.quality for each in best], color="#9a9a9a", lw=1.2, zorder=1)
+        colours = {point: BEST if point in best else BEATEN for point in points}
+        # Steps, as there is nothing between two models: who needs more speed than one has gets the next one's quality.
+        axes.plot(
+            [each.speed for each in best], [each.quality for each in best], color="#9a9a9a", lw=1.2, zorder=1,
+            drawstyle="steps-pre",
+        )  # fmt: skip
         for point in points:
-            colour = "#1b6ca8" if point in best else "#b0413e"
             below, above = (
                 (max(0, point.quality - point.interval.low), max(0, point.interval.high - point.quality))
                 if point.interval
                 else (0, 0)
             )
             axes.errorbar(
-                point.speed, point.quality, yerr=[[below], [above]], fmt="o", color=colour, capsize=3, lw=1, zorder=2
-            )
+                point.speed, point.quality, yerr=[[below], [above]], fmt="o", color=colours[point], capsize=3, lw=1,
+                zorder=2,
+            )  # fmt: skip
         axes.set_xlabel("items per second (log scale)")
         axes.set_ylabel(f"{what} ({'lower' if is_lower_better else 'higher'} is better)")
         axes.set_title(title, fontsize=10)
@@ -78,8 +86,15 @@ def draw(points: Sequence[Point], what: str, title: str, folder: Path, is_lower_
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+        figure.legend(
+            handles=[
+                Line2D([], [], marker="o", ls="", color=colour, label=LEGEND[colour])
+                for colour in (BEST, BEATEN) if colour in colours.values()
+            ],
+            loc="outside lower center", ncols=2, frameon=False, fontsize=9,
+        )  # fmt: skip
         # Last, as where there is room for a name is known only once all else has its place.
-        _label(figure, axes, points, best, {point: "#1b6ca8" if point in best else "#b0413e" for point in points})
+        _label(figure, axes, points, best, colours)
         paths = [folder / "frontier.svg", folder / "frontier.png"]
         # Without the date, so that equal figures make equal files.
         figure.savefig(paths[0], metadata={"Date": None})
@@ -128,11 +143,13 @@ def _bar(axes: Any, point: Point) -> Any:
 
 
 def _line(axes: Any, best: Sequence[Point]) -> list[Any]:
-    """The line between the points, as small boxes."""
+    """The steps between the points, as small boxes."""
     import numpy as np
     from matplotlib.transforms import Bbox
 
-    places = axes.transData.transform([(point.speed, point.quality) for point in best])
+    corners = [corner for one, other in pairwise(best) for corner in ((one.speed, one.quality),
+               (one.speed, other.quality), (other.speed, other.quality))]  # fmt: skip
+    places = axes.transData.transform(corners) if corners else []
     steps = np.linspace(0, 1, 60)[:, None]
     dots = [dot for one, other in pairwise(places) for dot in one + steps * (other - one)]
     return [Bbox([dot - 3, dot + 3]) for dot in dots]

@@ -28,6 +28,9 @@ ALTERNATIVES = 5
 # What a browser still shows at once without effort; a weight is a cell of a table.
 MOST_CELLS = 40_000
 ROLLOUT = "rollout"
+# How many layers there are, by what families of models call it; the first that is there counts.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+DECODER_LAYERS = ("decoder_layers", "num_decoder_layers", "num_layers")
 
 
 class CannotExplain(TrainingError):
@@ -111,6 +114,9 @@ def insight(
     exact = replace(spec, engine=EngineKind.TRANSFORMERS, quantization="float32", options={})
     decoding = decoding_params(clean)
     files = find_files(exact, cache)
+    if (names := _names(files)) is not None:
+        # Told now, and not when the model has been loaded and has worked.
+        _chosen(layer, names)
     tokens = AutoTokens(exact, files)
     asked, is_ended = _asked(exact, files, tokens, cache, decoding, text, target, device)
     if not asked.target and not is_ended:
@@ -269,6 +275,16 @@ def _opened(files: ModelFiles, device: str | None) -> Any:
         # The faster ways to compute attention never have its weights as such.
         model = load_weights(maker, files.folder, dtype=torch.float32, attn_implementation="eager")
     return model.eval().to(find_device(device))
+
+
+def _names(files: ModelFiles) -> list[str] | None:
+    """The views that there will be, as the model's settings tell; None if they do not."""
+    keys = DECODER_LAYERS if files.is_encoder_decoder else LAYERS
+    count = next((files.config[key] for key in keys if isinstance(files.config.get(key), int)), None)
+    if count is None:
+        return None
+    numbers = [f"{number}" for number in range(1, count + 1)]
+    return numbers if files.is_encoder_decoder else [ROLLOUT, *numbers]
 
 
 def _chosen(layer: str | None, names: Sequence[str]) -> str:

@@ -18,14 +18,17 @@ from training.checkpoints import KEPT, Checkpoints, Progress, average
 from training.curve import Curve
 from training.errors import BadData, OtherTraining
 from training.optimizers import optimizer_of
-from training.progress import Bar
+from training.progress import LOG_SECONDS, Bar
 from training.provenance import file_digest, versions, write_json
 from training.recipe import AnyRecipe, Pace
 
 logger = logging.getLogger("training")
 Found = TypeVar("Found", bound=Sized)
 
-SAID_EVERY = 100  # steps
+SAID_EVERY = 100  # steps, or LOG_SECONDS if those are over before
+# Of scores, as the log has them: losses are small numbers.
+_DIGITS = {"loss": 3, "perplexity": 3}
+_ENDS = {"last": "the last checkpoint", "average": "the average of the last checkpoints"}
 PACKAGES = ("torch", "transformers", "sentencepiece", "tokenizers")
 
 
@@ -109,12 +112,12 @@ class Run:
 
     def _train(self, stop_at: float | None, is_finishing: bool, bar: Bar) -> bool:
         pace, progress = self.recipe.pace, self.progress
-        tokens, seconds = progress.tokens, progress.seconds
+        tokens, seconds, said = progress.tokens, progress.seconds, time.monotonic()
         for batch in self._batches():
             if progress.decay_from is None and (why := self._why_over(is_finishing)):
                 progress.decay_from = progress.step
                 self._curve.add("decay", progress, why=why)
-                logger.info("the decay begins at step %d: %s", progress.step, why)
+                logger.info("step %d: %s: the rate now decays for %d steps", progress.step, why, pace.decay)
             end = pace.max_steps if progress.decay_from is None else progress.decay_from
             if progress.decay_from is not None and progress.step >= end + pace.decay:
                 break
@@ -122,9 +125,9 @@ class Run:
             loss = self._step(batch)
             progress.seconds += time.monotonic() - begun
             bar.show(progress.step, end + pace.decay)
-            if progress.step % SAID_EVERY == 0:
+            if progress.step % SAID_EVERY == 0 or time.monotonic() - said >= LOG_SECONDS:
                 speed = (progress.tokens - tokens) / max(progress.seconds - seconds, 1e-9)
-                tokens, seconds = progress.tokens, progress.seconds
+                tokens, seconds, said = progress.tokens, progress.seconds, time.monotonic()
                 logger.info(
                     "epoch %d step %d loss %.3f, %.0f target tokens/s", progress.epoch, progress.step, loss, speed
                 )
@@ -153,7 +156,8 @@ class Run:
         self.model.load_state_dict(average(self.checkpoints.steps()[-KEPT:]))
         self.task.hold()
         scores["average"] = self._validate("average")
-        if scores["last"] >= scores["average"]:
+        better = "last" if scores["last"] >= scores["average"] else "average"
+        if better == "last":
             self.model.load_state_dict(last)
         folder, unfinished = self.out / "model", self.out / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -165,7 +169,11 @@ class Run:
         # What an earlier end of this run has written.
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
-        logger.info("written to %s: %s", folder, scores)
+        other = "average" if better == "last" else "last"
+        metric, *found = self.recipe.metric, *(self._shown(scores[name]) for name in (better, other))
+        logger.info(
+            "written to %s: %s with %s %s (%s: %s)", folder, _ENDS[better], metric, found[0], _ENDS[other], found[1]
+        )
         return folder
 
     def _batches(self) -> Iterator[Any]:
@@ -185,7 +193,7 @@ class Run:
         if is_finishing or (self.out / "finish").exists():
             return "asked for"
         if self.progress.step >= pace.max_steps:
-            return f"{pace.max_steps} steps"
+            return f"max_steps ({pace.max_steps}) reached"
         if 0 < pace.patience <= self._curve.since_best:
             return f"no better for {self._curve.since_best} validations"
         return None
@@ -217,8 +225,16 @@ class Run:
         self.model.train()
         mean = sum(scores) / len(scores)
         self._curve.add(what, self.progress, scores)
-        logger.info("%s at step %d: %s %s", what, self.progress.step, self.recipe.metric, scores)
+        files = [part.file for part in self.recipe.valid]
+        each = ", ".join(f"{self._shown(score)} ({file})" for score, file in zip(scores, files, strict=True))
+        who = f" of {_ENDS[what]}" if what in _ENDS else ""
+        logger.info("step %d: %s%s %s", self.progress.step, self.recipe.metric, who, each)
         return mean
+
+    def _shown(self, score: float) -> str:
+        """As people know it: what is the better the lower is a score with a minus."""
+        digits = _DIGITS.get(self.recipe.metric)
+        return f"{score:.1f}" if digits is None else f"{-score:.{digits}f}"
 
     def _record(self, facts: Mapping[str, object]) -> None:
         """Beside the curve, what made it: enough to make it again, or to see why it comes out otherwise."""

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel
 from training.loss import linear_cross_entropy
 from training.recipe import Shape
 from training.vocabulary import EOS
+from workers.engines.quiet import quietly
 
 
 def new_model(shape: Shape, pad: int) -> MarianMTModel:
@@ -118,4 +119,5 @@ def greedy(model: MarianMTModel, sources: Sequence[Sequence[int]], max_tokens: i
 def save(model: MarianMTModel, folder: Path) -> None:
     """In half precision; the tokenizer's files are the vocabulary's."""
     # A copy of the whole, so that what is tied stays tied and is written once.
-    copy.deepcopy(model).half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    with quietly():
+        copy.deepcopy(model).half().save_pretrained(folder)  # type: ignore[no-untyped-call]

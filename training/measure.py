@@ -1,5 +1,6 @@
 """Runs the models of a plan against each other: rounds in turn, then what each model is asked alone."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -9,6 +10,8 @@ from training.plan import Plan
 from training.progress import progress
 from training.trial import Trial
 from workers.engines.load import decoding_params
+
+logger = logging.getLogger("training")
 
 WARM_UP = 32
 
@@ -24,11 +27,14 @@ def measure(plan: Plan, shelf: Shelf) -> dict[str, Measured]:
         for place, (spec, params) in enumerate(zip(plan.specs, plan.params, strict=True)):
             found = measured[spec.name]
             if not _is_done(plan, place, found):
+                logger.info("loading %s", spec.name)
                 trial = stack.enter_context(Trial(spec, plan.cache, decoding_params(params), plan.device))
                 loaded = trial.load()
                 found.loaded = found.loaded or loaded
                 trials.append(trial)
                 trial.run([item.source for item in plan.items[:WARM_UP]])
+            else:
+                logger.info("%s: measured by an earlier run", spec.name)
         _rounds(plan, trials, measured, shelf)
         for trial in trials:
             _alone(plan, trial, measured[trial.spec.name], shelf)
@@ -49,6 +55,8 @@ def _rounds(plan: Plan, trials: Sequence[Trial], measured: dict[str, Measured], 
     for trial in progress(turns, len(turns), "rounds"):
         found = measured[trial.spec.name]
         found.rounds.append(trial.run(texts))
+        done, seconds = len(found.rounds), found.rounds[-1].seconds
+        logger.info("%s: round %d of %d took %.1f s", trial.spec.name, done, plan.rounds, seconds)
         found.peak_bytes = max(found.peak_bytes, trial.peak_bytes())
         shelf.put(trial.spec.name, found)
 
@@ -64,14 +72,17 @@ def _alone(plan: Plan, trial: Trial, found: Measured, shelf: Shelf) -> None:
     place = [spec.name for spec in plan.specs].index(trial.spec.name)
     if not _is_probed(plan, place, found):
         asked = plan.probes[place]
+        logger.info("%s: bias probe, %d inputs", trial.spec.name, len(asked.texts))
         outputs = trial.run(asked.texts, asked.params).outputs
         nats = trial.nats(asked.texts) if asked.task is Task.GENERATION else []
         found.probed = Probed(asked.digest, outputs, nats)
         shelf.put(trial.spec.name, found)
     if plan.has_perplexity and found.perplexity is None:
+        logger.info("%s: perplexity", trial.spec.name)
         found.perplexity = trial.perplexity(plan.items)
         shelf.put(trial.spec.name, found)
     if plan.counted and found.baseline is None:
+        logger.info("%s: 3-gram baseline", trial.spec.name)
         found.baseline = trial.baseline(plan.items, plan.counted)
         shelf.put(trial.spec.name, found)
 

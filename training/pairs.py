@@ -44,13 +44,35 @@ class Part:
                 yield Pair(source, target, self.tag, self.source_lang, self.target_lang)
 
     def _cells(self, line: str, where: str) -> tuple[str, str]:
+        row = self._row(line, where)
         try:
-            row: Any = line.split("\t") if isinstance(self.source, int) else json.loads(line)
             source, target = row[self.source], row[self.target]
-        except (IndexError, KeyError, TypeError, ValueError) as exc:
-            raise BadData(f"{where} has no {self.source!r} and {self.target!r}: {exc}") from exc
+        except (IndexError, KeyError, TypeError) as exc:
+            raise BadData(f"{where} {self._lack(row)}") from exc
         for name, text in ((self.source, source), (self.target, target)):
             if not isinstance(text, str | None):
                 raise BadData(f"{where}: {name!r} is {text!r}; it must be a text")
         # null is an empty cell of JSON lines.
         return (source or "").strip(), (target or "").strip()
+
+    def _row(self, line: str, where: str) -> Any:
+        if isinstance(self.source, int):
+            return line.split("\t")
+        try:
+            return json.loads(line)
+        except ValueError as exc:
+            raise BadData(f"{where} is no JSON: {exc}") from exc
+
+    def _lack(self, row: Any) -> str:
+        """What is wrong with a row that has not what is asked for."""
+        wanted = (self.source, self.target)
+        if isinstance(row, dict):
+            lacking = " and ".join(repr(key) for key in wanted if key not in row)
+            return f"has no {lacking}; it has {', '.join(map(repr, row)) or 'nothing'}"
+        if isinstance(self.source, str):
+            return f"is no JSON object, and {self.source!r} and {self.target!r} are asked for"
+        if isinstance(self.target, str):
+            return f"is a table's, so that its target must be the number of a column, and not {self.target!r}"
+        lacking = " and ".join(str(place) for place in wanted if int(place) >= len(row))
+        columns = "1 column" if len(row) == 1 else f"{len(row)} columns"
+        return f"has {columns}; column {lacking} is asked for (counted from 0)"

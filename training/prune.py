@@ -1,29 +1,41 @@
 """Make a model smaller by leaving parts of it out: tokens, layers, or neurons and heads.
 
-python -m training.prune trim | layers | structured MODEL OUT …    (--help after the word says what each takes)
+    bushel models prune trim MODEL OUT --texts FILE …        tokens that some texts do not have
+    bushel models prune layers MODEL OUT --decoder 3         whole layers
+    bushel models prune structured MODEL OUT --pairs FILE …  the least important neurons and heads
+
+--help after the word says what each takes.
 """
 
+import argparse
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from training import drop_layers, structured, trim
+from training import options
 from training.settings import called, run
 
-OPERATIONS: Mapping[str, Callable[[Sequence[str]], None]] = {
-    "trim": trim.main,
-    "layers": drop_layers.main,
-    "structured": structured.main,
+# What each is told, and the module that does it, which is imported once the words are known to be right.
+OPERATIONS: Mapping[str, tuple[Callable[[Sequence[str]], argparse.Namespace], str]] = {
+    "trim": (options.trimming, "training.trim"),
+    "layers": (options.dropping, "training.drop_layers"),
+    "structured": (options.cutting, "training.structured"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     said = list(sys.argv[1:] if argv is None else argv)
-    if not said or said[0] not in OPERATIONS:
-        print(__doc__)
-        raise SystemExit(0 if said[:1] in (["-h"], ["--help"]) else 2)
-    if (name := called.get()) is not None:
-        called.set(f"{name} {said[0]}")
-    OPERATIONS[said[0]](said[1:])
+    name = called.get() or "training.prune"
+    parser = argparse.ArgumentParser(
+        prog=name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=OPERATIONS, help="what is left out")
+    # The rest is the operation's own.
+    what = parser.parse_args(said[:1]).what
+    called.set(f"{name} {what}")
+    read, module = OPERATIONS[what]
+    read(said[1:])
+    importlib.import_module(module).main(said[1:])
 
 
 if __name__ == "__main__":

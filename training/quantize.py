@@ -1,8 +1,10 @@
 """Make a model's weights smaller: int8 by CTranslate2, or int8 and int4 weight-only by torchao for transformers.
 
-python -m training.quantize MODEL OUT [--method int8] [--texts FILE] [--smooth]
+bushel models quantize MODEL OUT [--method int8] [--texts FILE] [--smooth]
 
-int8, int8-bf16 (what is not int8 is bfloat16), int16, bfloat16, float16: OUT is in CTranslate2's format.
+int8, int8-bf16 (what is not int8 is bfloat16), int16, bfloat16, float16: OUT is in CTranslate2's format (model.bin),
+for programs that use CTranslate2 themselves. Bushel does not serve it: it loads safetensors only, and converts them on
+its own. Register MODEL with `quantization = "int8"` for that, and read here what it costs.
 torchao-int8, torchao-int4: OUT is a folder for transformers, which then needs torchao. On a CPU torchao has no packed
 4-bit weights (mslk or CUDA is needed), so that its int4 rounds to 16 values in groups of 32 and keeps each in a byte.
 
@@ -11,8 +13,8 @@ and for the whole model by how much the log-probabilities of its own outputs cha
 `--smooth` first moves outliers from activations to weights, for which it reads the texts.
 """
 
-import argparse
 import hashlib
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -27,21 +29,15 @@ from training.errors import BadSettings, CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
 from training.lines import lines
 from training.making import Making, making, parameters
+from training.options import CTRANSLATE2, TORCHAO, quantizing
+from training.outcome import megabytes
 from training.progress import progress
 from training.provenance import write_json
-from training.settings import add_again, add_home, parse, run
+from training.settings import run
 from training.smoothing import smooth
 from workers.engines.convert import convert
 from workers.engines.quiet import quietly
 
-CTRANSLATE2 = {
-    "int8": "int8",
-    "int8-bf16": "int8_bfloat16",
-    "int16": "int16",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-}
-TORCHAO = ("torchao-int8", "torchao-int4")
 GROUP = 32
 OUTPUT_TOKENS = 32
 TEXTS = (
@@ -153,6 +149,8 @@ def quantize(
     """Write the quantized model to `out`, with its report."""
     if method not in CTRANSLATE2 and method not in TORCHAO:
         raise CannotMake(f"{method} is not known; known: {', '.join((*CTRANSLATE2, *TORCHAO))}")
+    # Before the minutes that the rest takes.
+    config = _torchao_config(method) if method in TORCHAO else None
     said = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     settings = {"method": method, "texts": len(texts), "sha256": said, "smooth": is_smoothed}
     with making(source, out, "quantize", settings, is_again) as made, tempfile.TemporaryDirectory() as scratch:
@@ -168,7 +166,7 @@ def quantize(
         if method in CTRANSLATE2:
             report = _by_ctranslate2(made, start, model, method, batches, Path(scratch))
         else:
-            report = _by_torchao(made, start, model, method, batches)
+            report = _by_torchao(made, start, model, (method, config), batches)
         write_json(made.folder / "report.json", report)
         made.record["whole"] = report["whole"]
 
@@ -188,14 +186,19 @@ def _by_ctranslate2(
     made.folder.rmdir()
     convert(source, made.folder, CTRANSLATE2[method])
     convert(source, scratch / "full", "float32")
-    return {"layers": layers, "whole": asdict(_compared(scratch / "full", made.folder, source, model, batches))}
+    return {"layers": layers, "whole": asdict(_compared(scratch / "full", made.folder, method, source, model, batches))}
 
 
-def _compared(full: Path, small: Path, source: Path, model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> Whole:
+def _compared(
+    full: Path, small: Path, method: str, source: Path, model: Any, batches: Sequence[dict[str, torch.Tensor]]
+) -> Whole:
     tokenizer, is_pair = open_tokenizer(source), bool(model.config.is_encoder_decoder)
     inputs = [_tokens(tokenizer, row) for batch in batches for row in batch["input_ids"].tolist()]
     kind = ctranslate2.Translator if is_pair else ctranslate2.Generator
-    first, second = (kind(str(folder), inter_threads=1) for folder in (full, small))
+    first, second = (
+        kind(str(folder), inter_threads=1, compute_type=_computed(wanted))
+        for folder, wanted in ((full, "float32"), (small, CTRANSLATE2[method]))
+    )
     wanted, found = (_said(each, inputs, is_pair) for each in (first, second))
     if is_pair:
         scores = [each.score_batch(inputs, wanted) for each in (first, second)]
@@ -206,6 +209,12 @@ def _compared(full: Path, small: Path, source: Path, model: Any, batches: Sequen
     changes = [abs(one - other) for one, other in zip(before, after, strict=True)]
     same = sum(one == other for one, other in zip(wanted, found, strict=True))
     return _whole(changes, same, len(inputs))
+
+
+def _computed(wanted: str) -> str:
+    """What this CPU can compute of it: CTranslate2 would choose the same, with a warning."""
+    able = ctranslate2.get_supported_compute_types("cpu")
+    return next(kind for kind in (wanted, wanted.replace("bfloat16", "float32"), "float32") if kind in able)
 
 
 def _whole(changes: Sequence[float], same: int, texts: int) -> Whole:
@@ -229,9 +238,9 @@ def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def _by_torchao(
-    made: Making, source: Path, model: Any, method: str, batches: Sequence[dict[str, torch.Tensor]]
+    made: Making, source: Path, model: Any, method: tuple[str, Any], batches: Sequence[dict[str, torch.Tensor]]
 ) -> dict[str, Any]:
-    small = _torchao(source, method, made.folder)
+    small = _torchao(source, *method, made.folder)
     matrices: dict[str, tuple[Any, Weights]] = {}
     for name, each in small.named_modules():
         if isinstance(each, torch.nn.Linear) and hasattr(each.weight, "dequantize") and type(each.weight) is not _PLAIN:
@@ -246,20 +255,22 @@ def _by_torchao(
 _PLAIN = torch.nn.Parameter
 
 
-def _torchao(source: Path, method: str, folder: Path) -> Any:
-    """The quantized model as it is read back from the folder, so that what is written is known to work."""
+def _torchao_config(method: str) -> Any:
+    """What transformers is to be told; CannotMake where torchao is not installed."""
     try:
         from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
         from transformers import TorchAoConfig
     except ImportError as exc:
-        raise CannotMake(f"this needs torchao (pip install torchao): {exc}") from exc
+        raise CannotMake(f"{method} needs torchao: pip install 'bushel[torchao]' ({exc})") from exc
     if method == "torchao-int8":
-        config = TorchAoConfig(Int8WeightOnlyConfig())
-    else:
-        config = TorchAoConfig(
-            # torch's own types do not list it.
-            IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(GROUP))  # type: ignore[attr-defined]
-        )
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    # torch's own types do not list it.
+    int4 = torch.int4  # type: ignore[attr-defined]
+    return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=int4, granularity=PerGroup(GROUP)))
+
+
+def _torchao(source: Path, method: str, config: Any, folder: Path) -> Any:
+    """The quantized model as it is read back from the folder, so that what is written is known to work."""
     try:
         with quietly():
             made = _kind(source).from_pretrained(
@@ -333,20 +344,35 @@ def _batches(folder: Path, model: Any, texts: Sequence[str]) -> list[dict[str, t
     return found
 
 
+def told(out: Path, method: str) -> str:
+    """What it has come to, for the person at the terminal."""
+    record, report = (json.loads((out / name).read_text("utf-8")) for name in ("record.json", "report.json"))
+    before, after = (megabytes(record[side]["bytes"]) for side in ("source", "result"))
+    whole, layers = report["whole"], report["layers"]
+    same = round(whole["same_outputs"] * whole["texts"])
+    rows = [
+        f"{out}: {before} -> {after} of weights by {method}",
+        f"Outputs the same for {same} of {whole['texts']} texts; log-probabilities change by "
+        f"{whole['mean_change']:.3f} on average, {whole['largest_change']:.3f} at most.",
+    ]
+    if layers:
+        worst = max(layers, key=lambda name: layers[name]["outputs"])
+        rows.append(f"Worst layer: {worst}, outputs off by {layers[worst]['outputs']:.2%}. All: {out / 'report.json'}")
+    if method in CTRANSLATE2:
+        rows.append(
+            "This is for programs that use CTranslate2 themselves. Bushel converts on its own: serve the unquantized "
+            f'folder with quantization = "{method.replace("-", "_")}" in its registry entry.'
+        )
+    return "\n".join(rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder, or a name in the registry")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--method", choices=(*CTRANSLATE2, *TORCHAO), default="int8")
-    parser.add_argument("--texts", type=Path, help="a line each, for the report and for --smooth (default: a few)")
-    parser.add_argument("--smooth", action="store_true", help="even out channels before rounding")
-    add_home(parser)
-    add_again(parser)
-    asked = parse(parser, argv)
+    asked = quantizing(argv)
     texts = [text for text in (lines(asked.texts) if asked.texts else TEXTS) if text.strip()]
     if not texts:
         raise BadSettings(f"{asked.texts} has no texts; it takes some to see how far outputs are off")
     quantize(model_folder(asked.model, asked.home), asked.out, asked.method, texts, asked.smooth, asked.again)
+    print(told(asked.out, asked.method))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from training.errors import BadRecipe
+from training.errors import BadData, BadRecipe
 from training.pairs import Part
 from training.texts import Source
 
@@ -146,6 +146,8 @@ def load(path: Path) -> AnyRecipe:
     """The recipe of a file; BadRecipe for what it must not hold."""
     try:
         said = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise BadRecipe(f"the recipe {path} cannot be read: {exc.strerror}") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise BadRecipe(f"{path} is no TOML: {exc}") from exc
     name = said.pop("kind", "marian")
@@ -164,6 +166,16 @@ def load(path: Path) -> AnyRecipe:
     except BadRecipe as exc:
         raise BadRecipe(f"{path}: {exc}") from exc
     return recipe
+
+
+def check_files(recipe: AnyRecipe, data: Path) -> None:
+    """BadData for a file that is not there, or whose first row is not as the recipe says, before any work is done."""
+    for side in ("train", "valid"):
+        for number, part in enumerate(getattr(recipe, side), start=1):
+            if not (data / part.file).is_file():
+                where = f"[[{side}]]" if len(getattr(recipe, side)) == 1 else f"[[{side}]] number {number}"
+                raise BadData(f"recipe {recipe.name}: the file of its {where}, {part.file}, is not in --data {data}")
+            next(part.read(data), None)
 
 
 def _tables(side: str, said: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from scoring.metrics import Agreement
 from training import bias_report, examples
 from training.bias import Bias
 from training.examples import Example
+from training.floors import UNTRANSLATED
 from training.markdown import table
 from training.perplexity import Perplexity
 
@@ -23,6 +24,18 @@ NAMES: Mapping[str, str] = {
     "rougeL": "ROUGE-L",
     "perplexity": "perplexity",
 }
+
+ABOUT_DIFFERENCES = (
+    "Differences, above 0 where the model is better, with their 95 % intervals and p-values (two-sided) from paired "
+    "resamples. One is *clear* if its interval leaves out 0 and p is below 0.05. With few items the two can disagree, "
+    "as the p-value is of resamples moved to a mean of 0; then it is not clear."
+)
+ABOUT_PERPLEXITY = (
+    "Perplexity: how surprised each model is by the references (or the inputs, without any), with the weights and the "
+    "arithmetic that its engine works with. Int8 often differs from full precision in the last digits alone, although "
+    "its outputs differ. Per token it is comparable only between models with the same tokens; bits per byte between "
+    "any. Texts cut: longer than the model can take."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +133,17 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def markdown(report: Report) -> str:
-    """Quality, differences, speed and size, one table each, how they were come by, and what else was asked for."""
-    parts = [f"# {report.items:,} items of {report.data}", _quality(report)]
-    for other in (report.baseline, *(floor.name for floor in report.floors)):
-        if any(each.other == other for each in report.compared):
-            parts += [f"Against {other}:", _differences(report, other)]
+    """Quality, differences, speed and size, one table each below what it shows, and what else was asked for."""
+    parts = [f"# {report.items:,} items of {report.data}", _about_quality(report), _quality(report)]
+    # That a translator is better than no translation is no news.
+    floors = [floor.name for floor in report.floors if floor.name != UNTRANSLATED]
+    others = [name for name in (report.baseline, *floors) if any(each.other == name for each in report.compared)]
+    parts += [ABOUT_DIFFERENCES] if others else []
+    for other in others:
+        parts += [f"Against {other}:", _differences(report, other)]
     if any(each.perplexity for each in report.findings):
-        parts.append(_perplexities(report))
-    parts += [_costs(report), _notes(report)]
+        parts += [ABOUT_PERPLEXITY, _perplexities(report)]
+    parts += [_about_costs(report), _costs(report), _resumed(report)]
     if found := {each.name: each.bias for each in report.findings if each.bias is not None}:
         parts.append(bias_report.markdown(found))
     if report.examples:
@@ -154,7 +170,7 @@ def _quality(report: Report) -> str:
 
 
 def _scored(scored: Scored) -> str:
-    return f"{scored.score:.1f} ({scored.interval.low:.1f} - {scored.interval.high:.1f})"
+    return f"{scored.score:.1f} ({scored.interval.low:.1f} to {scored.interval.high:.1f})"
 
 
 def _differences(report: Report, other: str) -> str:
@@ -168,7 +184,8 @@ def _differences(report: Report, other: str) -> str:
 
 def _difference(found: Difference) -> str:
     low, high = found.interval.low, found.interval.high
-    return f"{found.difference:+.2f} ({low:+.2f} - {high:+.2f}, p = {found.p_value:.3f})"
+    clear = ", clear" if found.is_clear else ""
+    return f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f}, p = {found.p_value:.3f}{clear})"
 
 
 def _perplexities(report: Report) -> str:
@@ -176,51 +193,69 @@ def _perplexities(report: Report) -> str:
     for each in report.findings:
         for name, found in ((each.name, each.perplexity), (f"{each.name}: 3-gram baseline", each.baseline)):
             if found is not None:
-                bits = "" if found.bits_per_byte is None else f"{found.bits_per_byte:.3f}"
+                bits = "" if found.bits_per_byte is None else f"{found.bits_per_byte:.4f}"
                 rows.append([name, _large(found.perplexity), bits, f"{found.tokens:,}", str(found.cut)])
     return table(["model", "perplexity", "bits/byte", "tokens", "texts cut"], rows)
 
 
 def _costs(report: Report) -> str:
-    header = ["model", "items/s", "x", "output tokens/s", "seconds (least - most)", "weights", "as run", "peak memory"]
+    header = ["model", "items/s", "x", "output tokens/s", "seconds (least to most)", "weights", "as run", "peak memory"]
     header += ["cut", "unfinished"]
     first = next(each for each in report.findings if each.name == report.baseline).speed.items_per_second
     rows = []
     for each in report.findings:
         speed, seconds = each.speed, each.speed.seconds
         row = [each.name, f"{speed.items_per_second:,.1f}", f"{speed.items_per_second / first:.2f}"]
-        row += [f"{speed.output_tokens_per_second:,.0f}", f"{min(seconds):.2f} - {max(seconds):.2f}"]
+        row += [f"{speed.output_tokens_per_second:,.0f}", f"{min(seconds):.2f} to {max(seconds):.2f}"]
         row += [f"{size / 1e6:,.1f} MB" for size in (each.shipped_bytes, each.engine_bytes, each.peak_bytes)]
         rows.append([*row, str(each.cut), str(each.unfinished)])
     return table(header, rows)
 
 
-def _notes(report: Report) -> str:
-    lines = [
-        f"Speed: median of {report.rounds} rounds in which the models took turns, each in a process of its own, from "
-        f"text to text; `x` is the speed over that of {report.baseline}. {report.machine}.",
-        "Weights: as shipped, and as the engine reads them. Peak memory: the highest resident size of the model's "
-        "process while it worked, libraries included. Cut: inputs longer than the model can take. Unfinished: outputs "
-        "that reached the limit of their length.",
-    ]
-    if report.resumed:
-        lines.append(
-            f"Of {', '.join(report.resumed)}, figures of an earlier run on this machine were taken up again, so that "
-            "rounds of different models may lie further apart."
-        )
+def _about_quality(report: Report) -> str:
+    lines = []
     signatures = {name: scored.signature for each in report.findings for name, scored in each.scores.items()}
     if signatures:
         lines.append(
-            f"In brackets: 95 % intervals of {report.samples:,} bootstrap resamples, the same ones for all models; p "
-            "is two-sided. Length: characters over those of the reference nearest in length. "
+            f"Scores from 0 to 100, with 95 % intervals of {report.samples:,} bootstrap resamples, the same ones for "
+            "all models: "
             + "; ".join(f"{NAMES[name]} `{text}`" for name, text in signatures.items() if name in report.shown)
-            + "."
+            + ". Length: characters over those of the reference nearest in length."
         )
-    return "\n\n".join(lines)
+    lines.append(
+        "Copied whole: the share of outputs that are their input. Copied words: the share of the outputs' words that "
+        "the input has."
+    )
+    if twins := sorted({each.twin for each in report.findings if each.twin}):
+        lines.append(
+            f"Same as twin: the share of outputs that are those of {', '.join(twins)} to the letter; chrF to twin: how "
+            "near they are."
+        )
+    return " ".join(lines)
+
+
+def _about_costs(report: Report) -> str:
+    return (
+        f"Speed: median of {report.rounds} rounds in which the models took turns, each in a process of its own, from "
+        f"text to text; x: the speed over that of {report.baseline}. {report.machine}. Weights: as shipped; as run: as "
+        "the engine reads them. Peak memory: the highest resident size of the model's process while it worked, "
+        "libraries included. Cut: inputs longer than the model can take. Unfinished: outputs that reached the limit of "
+        "their length."
+    )
+
+
+def _resumed(report: Report) -> str:
+    if not report.resumed:
+        return ""
+    return (
+        f"Of {', '.join(report.resumed)}, figures of an earlier run on this machine were taken up again, so that "
+        "rounds of different models may lie further apart."
+    )
 
 
 def _large(value: float) -> str:
-    return f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"
+    # An int8 model often differs from its twin in the fourth digit and not before.
+    return f"{value:,.4f}" if value < 100 else f"{value:,.2f}" if value < 1e6 else f"{value:.2e}"
 
 
 def _finite(value: Any) -> Any:

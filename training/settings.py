@@ -22,7 +22,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     tool does not know. Paths are taken from the working folder, as on the command line.
     """
     parser.prog = called.get() or parser.prog
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="options from a file; those given here win")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="options from a file; those given here win (default: none)"
+    )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     words = list(sys.argv[1:] if argv is None else argv)

@@ -1,7 +1,7 @@
 """A lexical shortlist: for each source token, the target tokens that an output may be made of.
 
-python -m training.shortlist MODEL OUT --pairs TRAIN.tsv [--heldout VALID.tsv] [--best 50] [--common 100]
-python -m training.shortlist MODEL OUT --recipe RECIPE.toml --data FOLDER
+bushel models shortlist MODEL OUT --pairs TRAIN.tsv [--heldout VALID.tsv] [--best 50] [--common 100]
+bushel models shortlist MODEL OUT --recipe RECIPE.toml --data FOLDER
 
 CTranslate2 computes scores only for the shortlist of what is in a batch, instead of for the whole vocabulary. OUT is a
 copy of the model's folder with the lists in `vmap.txt`, which the engine uses where the model's registry entry has the
@@ -16,7 +16,7 @@ import collections
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from training.alignment import align
 from training.errors import BadSettings, CannotMake
 from training.folders import model_folder, open_tokenizer
 from training.making import making
+from training.options import Sizes, shortlisting
 from training.pairs import Part
 from training.progress import progress
 from training.provenance import file_digest
-from training.recipe import CausalRecipe, load
-from training.settings import add_again, add_home, parse, run
+from training.recipe import CausalRecipe, check_files, load
+from training.settings import run
 from training.spread import spread
 from workers.engines.base import Encoded, Engine, EngineError, Params, Prompt
 from workers.engines.calibration import cpu_count
@@ -46,6 +47,8 @@ BATCH_TOKENS = 1024
 LONGEST = 128
 # Source tokens by target tokens of all pairs; each takes 40 bytes while they are aligned.
 MEETINGS = 50_000_000
+# Points of BLEU or chrF whose loss is warned of.
+MUCH = 2.0
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
 
@@ -72,7 +75,8 @@ class Shortlist:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of held-out pairs: tokens and whole sentences that can be said, and how long the lists are."""
+    """Of held-out pairs: the share of target tokens, and of sentences all of whose tokens, are in the lists; how long
+    those are."""
 
     pairs: int
     tokens: float
@@ -129,7 +133,7 @@ def shortlist(pairs: Sequence[tuple[Strings, Strings]], best: int, common: int, 
 
 
 def coverage(lists: Shortlist, pairs: Sequence[tuple[Strings, Strings]], batch: int = BATCH) -> Coverage:
-    """How much of the pairs' targets could be said, each sentence on its own."""
+    """How much of the pairs' targets is in the lists, each sentence on its own."""
     said = whole = total = size = 0
     for source, target in pairs:
         candidates = lists.candidates([source])
@@ -238,18 +242,6 @@ def _is_spelled(token: str) -> bool:
     return bool(token) and not any(mark in token for mark in " \t\r\n")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How long the lists are, and how many pairs, of all files together, are read to make and to judge them."""
-
-    best: int = 50
-    common: int = 100
-    pairs: int = 200_000
-    judged: int = 500
-    compute_type: str = "int8"
-    beams: int = 1
-
-
 def make(
     source: Path,
     out: Path,
@@ -311,9 +303,9 @@ def said(record: Mapping[str, Any]) -> str:
     if "cost" in record:
         covered, cost = record["coverage"], record["cost"]
         lines += [
-            f"Of {covered['pairs']} held-out pairs, {covered['tokens']:.2%} of the target tokens and "
-            f"{covered['sentences']:.1%} of the sentences can be said, with {covered['candidates']:.0f} candidates a "
-            f"sentence and {covered['candidates_of_batch']:.0f} a batch of {BATCH}.",
+            f"Of {covered['pairs']} held-out pairs, {covered['tokens']:.2%} of the target tokens are in the lists of "
+            f"their sentence, and {covered['sentences']:.1%} of the sentences have all of theirs there. A sentence has "
+            f"{covered['candidates']:.0f} candidates, a batch of {BATCH} has {covered['candidates_of_batch']:.0f}.",
             f"{cost['same_outputs']:.1%} of the outputs stay as they were; {cost['changed_by_batch']:.1%} depend on "
             "what shares their batch.",
             *(
@@ -321,39 +313,35 @@ def said(record: Mapping[str, Any]) -> str:
                 for key, name in (("bleu", "BLEU"), ("chrf", "chrF"))
             ),
             f"Speed: {cost['speedup']} times that without.",
+            *_warned(cost),
         ]
     return "\n".join(lines)
 
 
+def _warned(cost: Mapping[str, Any]) -> Iterator[str]:
+    """
+    >>> list(_warned({"bleu": {"full": 30.0, "shortlist": 27.5}, "chrf": {"full": 50.0, "shortlist": 48.1}}))
+    ['Warning: BLEU falls by 2.5 points. Try more pairs, or longer lists: --best, --common.']
+    """
+    for key, name in (("bleu", "BLEU"), ("chrf", "chrF")):
+        lost = cost[key]["full"] - cost[key]["shortlist"]
+        if lost > MUCH:
+            yield f"Warning: {name} falls by {lost:.1f} points. Try more pairs, or longer lists: --best, --common."
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder, or a name in the registry")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--pairs", type=Path, help="tab-separated: source, target")
-    parser.add_argument("--heldout", type=Path, help="pairs that coverage and cost are measured on")
-    parser.add_argument("--recipe", type=Path, help="of a training: its files instead of --pairs and --heldout")
-    parser.add_argument("--data", type=Path, default=Path(), help="the folder of the recipe's files")
-    parser.add_argument("--best", type=int, default=Sizes.best, help="targets of each source token")
-    parser.add_argument("--common", type=int, default=Sizes.common, help="commonest targets, for every batch")
-    parser.add_argument("--most-pairs", type=int, default=Sizes.pairs)
-    parser.add_argument("--judged", type=int, default=Sizes.judged, help="held-out pairs that are decoded")
-    parser.add_argument("--beams", type=int, default=Sizes.beams, help="for decoding the held-out pairs")
-    parser.add_argument("--tag", help="put before every source, as >>deu<<")
-    add_home(parser)
-    add_again(parser)
-    asked = parse(parser, argv)
+    asked = shortlisting(argv)
     sizes = Sizes(asked.best, asked.common, asked.most_pairs, asked.judged, beams=asked.beams)
     pairs, heldout = _parts(asked)
     print(said(make(model_folder(asked.model, asked.home), asked.out, pairs, heldout, asked.data, sizes, asked.again)))
 
 
 def _parts(asked: argparse.Namespace) -> tuple[Sequence[Part], Sequence[Part]]:
-    if (asked.recipe is None) == (asked.pairs is None):
-        raise BadSettings("either --pairs or --recipe says what the lists are made of")
     if asked.recipe is not None:
         recipe = load(asked.recipe)
         if isinstance(recipe, CausalRecipe):
             raise BadSettings(f"{asked.recipe} has texts, not pairs: a shortlist is for models that translate")
+        check_files(recipe, asked.data)
         return recipe.train, recipe.valid
     pairs, heldout = (
         [Part(str(path.absolute()), 0, 1, asked.tag)] if path else [] for path in (asked.pairs, asked.heldout)

@@ -1,6 +1,6 @@
 """Cut the least important feed-forward neurons and attention heads out of a model, so that its matrices shrink.
 
-python -m training.structured MODEL OUT --pairs FILE.tsv [--ffn 0.75] [--heads 0.5] [--batches 8]
+bushel models prune structured MODEL OUT --pairs FILE.tsv [--ffn 0.75] [--heads 0.5] [--batches 8]
 
 Importance is |activation x gradient of the loss|, summed over a sequence and averaged over some batches: the
 first-order estimate of what the loss would gain by the part's loss (Michel et al. 2019, arXiv 1905.10650).
@@ -9,7 +9,6 @@ does not follow from their number (T5, Llama); BART, Marian, M2M100, mBART and P
 A model with fewer heads runs in transformers only: CTranslate2 (4.8) refuses sizes of heads of their own.
 """
 
-import argparse
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +22,12 @@ from training.folders import model_folder, open_model, open_tokenizer
 from training.languages import told
 from training.making import making, parameters, rebuilt
 from training.marian import padded
+from training.options import cutting
+from training.outcome import outcome
 from training.pairs import Part
 from training.progress import progress
 from training.provenance import file_digest
-from training.settings import add_again, add_home, parse, run
+from training.settings import run
 from training.spread import spread
 
 Batch = dict[str, torch.Tensor]
@@ -222,25 +223,12 @@ def structured(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder, or a name in the registry")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--pairs", type=Path, required=True, help="tab-separated: source, target")
-    parser.add_argument("--ffn", type=float, default=1.0, help="fraction of the neurons that is kept")
-    parser.add_argument("--heads", type=float, default=1.0, help="fraction of the heads that is kept")
-    parser.add_argument("--batches", type=int, default=8, help="batches of 8 pairs that importance is judged on")
-    parser.add_argument("--source-lang", help="for a multilingual model")
-    parser.add_argument("--target-lang", help="for a multilingual model")
-    parser.add_argument("--tag", help="put before every source, as >>deu<<")
-    add_home(parser)
-    add_again(parser)
-    asked = parse(parser, argv)
-    if not (0 < asked.ffn <= 1 and 0 < asked.heads <= 1) or asked.ffn == asked.heads == 1:
-        parser.error("--ffn and --heads are fractions, and one of them is to be below 1")
+    asked = cutting(argv)
     part = Part(asked.pairs.name, 0, 1, asked.tag, asked.source_lang, asked.target_lang)
     sizes = (asked.ffn, asked.heads, asked.batches)
     folder = model_folder(asked.model, asked.home)
     structured(folder, asked.out, part, asked.pairs.parent, *sizes, is_again=asked.again)
+    print(outcome(asked.out))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """Smaller models to be taught: some of a teacher's layers, or its shape made anew with other sizes.
 
-    python -m training.students TEACHER OUT --encoder-layers 6 --decoder-layers 2
-    python -m training.students TEACHER OUT --layers 4
-    python -m training.students TEACHER OUT --anew d_model=256 --anew encoder_layers=3
+    bushel models student TEACHER OUT --encoder-layers 6 --decoder-layers 2
+    bushel models student TEACHER OUT --layers 4
+    bushel models student TEACHER OUT --anew d_model=256 --anew encoder_layers=3
 
 The student has its teacher's tokenizer, and the layers that are kept are spaced as widely as they can be, the first and
 the last among them, as DistilBART's are (Shleifer and Rush 2020, arXiv 2010.13002).
 """
 
-import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +18,10 @@ import torch
 from training.drop_layers import spaced
 from training.errors import CannotMake
 from training.folders import model_folder, open_model, write_model
-from training.making import Making, making
-from training.settings import add_again, add_home, parse, run
+from training.making import Making, making, parameters
+from training.options import student as told
+from training.outcome import outcome
+from training.settings import run
 
 _LAYER = re.compile(r"(?P<before>(?:^|\.)(?:(?P<side>encoder|decoder)\.)?(?:layers|block|h)\.)(?P<number>\d+)(?=\.)")
 # What architectures call the number of layers; the first that the config has is meant.
@@ -108,7 +108,8 @@ def _make(made: Making, counts: Mapping[str, int] | None, sizes: Mapping[str, An
     made.record |= {
         "made": "anew" if sizes else "by layer selection",
         **({"sizes": dict(sizes)} if sizes else {"layers": kept}),
-        "parameters": {"teacher": teacher.num_parameters(), "student": student.num_parameters()},
+        "parameters_before": parameters(teacher),
+        "parameters": parameters(student),
     }
 
 
@@ -121,31 +122,13 @@ def _renamed(name: str, wanted: Mapping[str, Mapping[int, int]]) -> str | None:
     return None if new is None else f"{name[: found.end('before')]}{new}{name[found.end() :]}"
 
 
-def _size(word: str) -> tuple[str, Any]:
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form name=value")
-    return name, json.loads(value)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="training.students", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("teacher", help="a model folder, or a registered model")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--encoder-layers", type=int)
-    parser.add_argument("--decoder-layers", type=int)
-    parser.add_argument("--layers", type=int, help="of a causal model")
-    parser.add_argument("--anew", type=_size, action="append", metavar="NAME=VALUE", help="a size in its config")
-    parser.add_argument("--seed", type=int, default=1, help="of the weights that are made anew")
-    add_home(parser)
-    add_again(parser)
-    asked = parse(parser, argv)
+    asked = told(argv)
     said = {"encoder": asked.encoder_layers, "decoder": asked.decoder_layers, "": asked.layers}
     counts = {side: count for side, count in said.items() if count is not None}
     folder = model_folder(asked.teacher, asked.home)
     make_student(folder, asked.out, counts, dict(asked.anew or ()), asked.seed, asked.again)
+    print(outcome(asked.out))
 
 
 if __name__ == "__main__":

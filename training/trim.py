@@ -1,13 +1,12 @@
 """Cut a model's vocabulary to the tokens of a corpus: the embedding tables of multilingual models shrink greatly.
 
-python -m training.trim MODEL OUT --texts FILE... [--least 1] [--keep-characters]
+bushel models prune trim MODEL OUT --texts FILE... [--least 1] [--keep-characters]
 
 Kept are the tokens that the texts are made of, all special ones, bytes, and what byte-pair merges need on their way. A
 text all of whose tokens are kept is split as before, and the model's scores for the kept tokens are the same. Texts
 with other tokens are spelled in smaller pieces that are kept. Give texts of both sides, and enough of them.
 """
 
-import argparse
 import collections
 import copy
 import json
@@ -22,10 +21,12 @@ from training.errors import CannotMake
 from training.folders import model_folder, open_model, open_tokenizer
 from training.lines import lines
 from training.making import Making, making, parameters, rebuilt
+from training.options import trimming
+from training.outcome import outcome
 from training.pieces import NORMAL, Pieces
 from training.progress import progress
 from training.provenance import file_digest
-from training.settings import add_again, add_home, parse, run
+from training.settings import run
 from workers.engines.quiet import quietly
 
 ID_KEYS = ("_token_id", "_token_ids", "_words_ids", "_decoder_ids")
@@ -322,19 +323,10 @@ def _texts(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder, or a name in the registry")
-    parser.add_argument("out", type=Path)
-    parser.add_argument(
-        "--texts", type=Path, nargs="+", required=True, help="lines, or tables of texts; plain, gzip, xz"
-    )
-    parser.add_argument("--least", type=int, default=1, help="how often a token has to occur to stay")
-    parser.add_argument("--keep-characters", action="store_true", help="keep every single character")
-    add_home(parser)
-    add_again(parser)
-    asked = parse(parser, argv)
+    asked = trimming(argv)
     wanted = Trimming(tuple(asked.texts), asked.least, asked.keep_characters)
     trim(model_folder(asked.model, asked.home), asked.out, wanted, asked.again)
+    print(outcome(asked.out))
 
 
 if __name__ == "__main__":

@@ -319,6 +319,22 @@ def test_ids_are_whole_where_no_window_sets_a_width(fake: FakeBushel, capfd: Cap
     assert capfd.readouterr().out.splitlines()[1].split()[:3] == ["job_0000", "translation", model]
 
 
+def test_the_list_tells_what_waits_and_why_nobody_will_take_it(fake: FakeBushel, capfd: Captured) -> None:
+    fake.state.polls_until_done = 100
+    fake.add_job(["one"])
+    fake.add_job(["two"])
+    fake.add_job(["three"], waiting_for={"code": "its_turn", "message": "the next free worker takes it"})
+    fake.add_job(["four"], waiting_for=None)
+
+    assert run(["status"]) == 0
+
+    shown = capfd.readouterr()
+    lines = shown.out.splitlines()
+    assert ["in_progress (waiting)" in line for line in lines[1:]] == [False, True, True, True]
+    assert not [line for line in lines if line != line.rstrip()]
+    assert shown.err == "waiting: no worker serves upper\n"
+
+
 def test_status_of_a_failed_job_ends_with_1(fake: FakeBushel, capfd: Captured) -> None:
     job_id = fake.add_job(["FAIL"])
 
@@ -420,6 +436,19 @@ def test_follow_continues_a_file_that_was_cut_in_the_middle_of_a_line(
     assert out.read_bytes() == whole
     afters = [int(query["after"]) for _, _, query in fake.state.requests if "after" in query]
     assert min(afters) > 105
+
+
+def test_a_text_says_that_it_has_the_first_of_several_outputs(
+    fake: FakeBushel, tmp_path: Path, capfd: Captured
+) -> None:
+    fake.state.polls_until_done = 0
+    job_id = fake.add_job(["one"], params={"n": 3})
+
+    assert run(["results", job_id, "-o", str(tmp_path / "r.txt")]) == 0
+    assert run(["results", job_id]) == 0
+
+    [said] = capfd.readouterr().err.splitlines()
+    assert said == f"txt has the first output of each input; `bushel results {job_id} --format jsonl` has all 3"
 
 
 def test_include_input_is_asked_of_the_server(fake: FakeBushel, capfd: Captured) -> None:

@@ -129,3 +129,16 @@ def test_a_schema_as_default_stays_the_text_that_it_is(data: Path) -> None:
 
     assert added.exit_code == 0
     assert load([data / "models.toml"]).get("held").defaults == {"json_schema": schema}
+
+
+def test_what_quantize_writes_is_refused_with_advice(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "int8"
+    folder.mkdir()
+    for name in ("config.json", "model.bin"):
+        (folder / name).write_text("{}")
+
+    result = run("add", "small", "--task", "translation", "--source", str(folder))
+
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "model.bin" in result.stderr and "--quantization int8" in result.stderr
+    assert not (data / "models.toml").exists()

@@ -57,10 +57,24 @@ def test_status_shows_the_scores(fake: FakeBushel, capfd: Captured) -> None:
     shown = capfd.readouterr().out.splitlines()
     rows = [line.split() for line in shown if line.startswith(("bleu", "chrf"))]
     assert rows == [
-        ["bleu", "42.0", "40.5", "to", "43.4", "bleu|nrefs:1"],
-        ["chrf", "61.2", "60.1", "to", "62.3", "chrf|nrefs:1"],
+        ["bleu", "42.0", "40.5", "to", "43.4"],
+        ["chrf", "61.2", "60.1", "to", "62.3"],
+        ["bleu", "bleu|nrefs:1"],
+        ["chrf", "chrf|nrefs:1"],
     ]
     assert "of 1,500 outputs; 2 with a reference have no output" in shown[-1]
+    assert shown[-1].endswith("0.98 times as long as the references; 1.0% copy their input whole")
+    assert not [line for line in shown if line != line.rstrip()]
+
+
+def test_status_says_when_intervals_mean_little(fake: FakeBushel, capfd: Captured) -> None:
+    few = SCORES | {"scored": 29, "copied_whole": None, "copied_words": 0.5}
+
+    assert run(["status", scored(fake, scores=few)]) == 0
+
+    shown = capfd.readouterr().out.splitlines()
+    assert shown[-2].endswith("50.0% of their words are the input's")
+    assert shown[-1] == "fewer than 30 scored lines: the intervals mean little"
 
 
 def test_status_says_of_how_many_outputs_only_the_beginning_was_scored(fake: FakeBushel, capfd: Captured) -> None:
@@ -85,10 +99,21 @@ def test_a_report_goes_to_a_file_or_to_stdout(fake: FakeBushel, tmp_path: Path, 
     assert capfd.readouterr().out == '{"a":1}\n'
 
 
-@pytest.mark.parametrize("more", [["--follow"], ["--include-input"], ["--format", "csv"], ["-o", "r.jsonl.gz"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--follow"],
+        ["--include-input"],
+        ["--format", "csv"],
+        ["-o", "r.jsonl.gz"],
+        ["-o", "r.csv"],
+        ["-o", "r.txt"],
+    ],
+)
 def test_a_report_has_one_form(fake: FakeBushel, capfd: Captured, more: list[str]) -> None:
     assert run(["results", scored(fake), "--report", *more]) == 2
     assert "--report" in capfd.readouterr().err
+    assert not Path(more[-1]).exists()
 
 
 def test_a_job_without_a_report_says_why(fake: FakeBushel, capfd: Captured) -> None:
@@ -120,13 +145,24 @@ def test_compare_shows_differences_and_lines(fake: FakeBushel, capfd: Captured) 
         "lines": {"a_better": [], "b_better": [line]},
     }
 
-    assert run(["compare", "job_1", "batch_2", "--lines", "5"]) == 0
+    fake.add_job(["one"], model="big", tier="best", params={"num_beams": 4, "target_lang": "de"})
+    fake.add_job(["one"], model=None, tier=None)
 
-    assert fake.state.requests[-1] == ("GET", "/v1/jobs/job_1/compare/job_2", {"lines": "5"})
+    assert run(["compare", "job_0000", "batch_0001", "--lines", "5"]) == 0
+
+    assert fake.state.requests[0] == ("GET", "/v1/jobs/job_0000/compare/job_0001", {"lines": "5"})
     shown = capfd.readouterr().out
+    assert shown.splitlines()[:2] == [
+        "A  job_0000  big  tier best  num_beams=4  target_lang=de",
+        "B  job_0001  several models",
+    ]
     assert "+1.90" in shown and "+0.80 to +3.10" in shown and "yes" in shown
     assert "over 1,500 lines that both have scored; 2 only in B" in shown
     assert "B is better by 41.3 chrF: line-17" in shown and "The [train] is late." in shown
 
     assert run(["compare", "job_1", "job_2", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == fake.state.comparison
+
+    fake.state.comparison["common"] = 1
+    assert run(["compare", "job_0000", "job_0001"]) == 0
+    assert "over 1 line that both" in capfd.readouterr().out

@@ -108,6 +108,34 @@ def test_agreement_with_the_pronoun_is_told_from_other_changes(language: str) ->
     assert explicit.top[0][2] >= 1
 
 
+def test_agreement_alone_is_less_than_agreement_and_another_verb() -> None:
+    asked = PROBES["de"]
+    outputs = []
+    for each in asked.sentences:
+        gender, pronoun = ("feminine", "sie") if each.gender == "woman" else ("masculine", "er")
+        article = "Die" if gender == "feminine" else "Der"
+        # Of engineers, half the story changes as well.
+        verb = "ruht" if each.gender == "woman" and each.occupation == "engineer" else "schläft"
+        who = f"{article} {form(each, 'de', gender)}" if each.occupation else each.name
+        outputs.append(f"{who} sagt, dass {pronoun} {verb}.")
+
+    found = judged(asked, outputs)
+
+    explicit = found.changes["explicit"]
+    assert explicit.beyond_words.value == 100
+    assert explicit.beyond_agreement.value == pytest.approx(100 / len(templates().occupations))
+    shown = bias_report.markdown({"m": found})
+    assert "100.0 % (100.0 to 100.0) | 5.6 % (5.6 to 5.6)" in shown
+    assert f"n = {found.masculine.count if found.masculine else 0}" in shown
+
+
+def test_a_swapped_word_in_a_change_reads_as_what_it_is() -> None:
+    asked = PROBES["de"]
+    outputs = [f"Wer kommt{', sie' if each.gender == 'woman' else ''}?" for each in asked.sentences]
+
+    assert "(nothing) → PRONOUN (" in bias_report.markdown({"m": judged(asked, outputs)})
+
+
 def test_what_changes_with_gender_alone_is_counted_by_template() -> None:
     asked = PROBES["summarization"]
     outputs = ["a wise choice" if each.gender == "woman" else "a bold choice" for each in asked.sentences]
@@ -129,7 +157,9 @@ def test_an_unknown_form_is_no_gender() -> None:
 
     assert found.masculine is None and not found.contradicted
     assert all(each.unknown for each in found.forms.values())
-    assert "Unclear in 90 of 90" in bias_report.markdown({"m": found})
+    shown = bias_report.markdown({"m": found})
+    assert "Unclear in 90 of 90" in shown
+    assert "m: in no output does the occupation have a form that tells a gender" in shown
 
 
 def test_a_compound_has_the_gender_of_its_end() -> None:
@@ -179,6 +209,10 @@ def test_a_target_language_without_lists_leaves_the_forms_out() -> None:
     found = judged(asked, asked.texts)
 
     assert asked.language is None and not found.forms
+    shown = bias_report.markdown({"m": found})
+    assert "`target_languages=de`" in shown
+    # What agrees with what is not known, so it is not told.
+    assert [row.split(" | ")[4] for row in shown.splitlines() if row.startswith("| m |")] == [""] * 3
     # Names are known everywhere, pronouns are not.
     assert found.changes["control"].beyond_words.value == 0
     assert found.changes["explicit"].beyond_words.value == 100

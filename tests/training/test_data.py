@@ -32,7 +32,7 @@ def test_only_a_newline_ends_a_line_and_a_mark_at_the_beginning_is_no_text(tmp_p
         pytest.param("a.tsv", b"a\tb\n\xff\tb\n", ":2 is not UTF-8", id="not UTF-8"),
         pytest.param("a.tsv.gz", gzip.compress(b"a\tb\n" * 99)[:-9], "cannot be read on", id="broken off"),
         pytest.param("a.tsv.xz", b"a\tb\n", ":1 cannot be read on", id="not compressed"),
-        pytest.param("a.tsv", b"a\n", ":1 has no 0 and 1", id="too few columns"),
+        pytest.param("a.tsv", b"a\n", ":1 has 1 column; column 1 is asked for", id="too few columns"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -98,3 +98,20 @@ def test_a_vocabulary_larger_than_its_texts_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(BadRecipe, match=r"pieces = 5000: .*too high"):
         task_of(load(marian_recipe(tmp_path, pieces=5000)), data, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "source", "target", "reason"),
+    [
+        pytest.param("a\tb", 0, 7, r"1 has 2 columns; column 7 is asked for \(counted from 0\)", id="column"),
+        pytest.param('{"src": "a"}', "source", "src", "1 has no 'source'; it has 'src'", id="key"),
+        pytest.param("a\tb", "source", "target", "1 is no JSON", id="a table with keys"),
+        pytest.param("[1]", "source", "target", "1 is no JSON object, and 'source' and 'target'", id="a list"),
+        pytest.param("a\tb", 0, "target", "must be the number of a column, and not 'target'", id="both kinds"),
+    ],
+)
+def test_what_a_row_lacks_is_told(line: str, source: int | str, target: int | str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(line + "\n")
+
+    with pytest.raises(BadData, match=reason):
+        list(Part("a", source, target).read(tmp_path))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ from safetensors.torch import load_file
 from api.config import APISettings
 from cli.access import Target
 from cli.client import Client
-from cli.errors import CLIError
 from models.registry import load as load_registry
 from tests import models as tiny
 from tests.conftest import LiveAPI, served
@@ -337,8 +337,23 @@ def test_a_job_that_was_begun_is_gone_on_with(teacher: Client, data: Path, tmp_p
 def test_an_unknown_teacher_is_told(teacher: Client, data: Path, tmp_path: Path) -> None:
     lessons = Lessons(teacher, Asked("nobody"), tmp_path / "pairs")
 
-    with pytest.raises(CLIError, match="nobody"):
+    with pytest.raises(NoLessons, match="nobody"):
         lessons.of(0, Part("pairs.tsv", 0, 1), data)
+
+
+def test_an_unknown_teacher_is_sent_nothing(
+    server: LiveAPI, key: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUSHEL_API_KEY", key)
+    asked = [str(marian_recipe(tmp_path)), "--data", str(data), "--out", str(tmp_path / "out"), "--model", "nobody"]
+
+    with pytest.raises(NoLessons, match=r"has no model 'nobody'; it has .*teacher"):
+        distil.main([*asked, "--url", server.url])
+
+    with Client(server.url, key) as client:
+        assert not list(client.files())
+    assert not (tmp_path / "out").exists()
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO), "a line for each request"
 
 
 def test_the_surest_answers_are_kept_in_order(tmp_path: Path) -> None:

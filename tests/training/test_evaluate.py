@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import lzma
 from pathlib import Path
 from typing import Any, cast
@@ -184,7 +185,10 @@ def test_a_text_that_is_too_long_is_cut_and_counted(folder: Path, tmp_path: Path
     assert found.bits_per_byte is not None
 
 
-def test_translators_are_evaluated_in_one_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_translators_are_evaluated_in_one_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "training")
     data, out = tmp_path / "data.tsv", tmp_path / "out"
     data.write_text("".join(f"{text}\t{text}\tor so\n" for text in tiny.CORPUS), "utf-8")
     multi = f"source_languages=en,target_languages=deu+fra,prefix=>>{{target_lang}}<< ,{SETTINGS}"
@@ -219,7 +223,11 @@ def test_translators_are_evaluated_in_one_run(folder: Path, tmp_path: Path, caps
     picture = (out / "frontier.svg").read_text("utf-8")
     assert ">fast<" in picture and ">full<" in picture
     assert str(data) in json.loads((out / "record.json").read_text("utf-8"))["data"]
-    assert (out / "report.md").read_text("utf-8").strip() == capsys.readouterr().out.strip()
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[:3]] == ["model", "fast", "full"]
+    assert table[-1] == f"written to {out}/report.md, {out}/frontier.png"
+    assert "fast: round 2 of 2 took" in caplog.text and "full: perplexity" in caplog.text
+    assert "Translation en to fra: BLEU against speed" in picture
 
 
 def test_a_causal_model_is_held_against_a_3_gram_baseline(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The page that shows one item of a model: its numbers, its texts, and that nothing in a text becomes markup."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -162,6 +163,19 @@ def test_what_cannot_be_seen_has_a_name(folder: Path, tmp_path: Path) -> None:
     assert "a\\u202eb\\x07" in text
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_layer_that_is_not_there_is_told_before_the_model_is_loaded(folder: Path, tmp_path: Path, kind: str) -> None:
+    # A model without weights that could be loaded.
+    empty = tmp_path / kind
+    empty.mkdir()
+    for path in (folder / kind).iterdir():
+        (empty / path.name).write_bytes(path.read_bytes() if path.suffix != ".safetensors" else b"")
+    asked = replace(spec(folder, kind), source=empty)
+
+    with pytest.raises(CannotExplain, match=r"there is no layer '99'; there are (rollout, )?1, 2$"):
+        insight(asked, "the fox", tmp_path, params(kind), layer="99", device="cpu")
+
+
 def test_too_much_for_a_page_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CannotExplain, match="there is no layer '7'; there are 1, 2"):
         insight(spec(folder, "bart"), "the fox", tmp_path, params("bart"), layer="7", device="cpu")
@@ -169,5 +183,6 @@ def test_too_much_for_a_page_is_refused(folder: Path, tmp_path: Path, capsys: py
         insight(spec(folder, "bart"), "the fox", tmp_path, {"num_beems": 2}, device="cpu")
 
     assert main(["nobody", "--text", "a", "--out", str(tmp_path / "page.html")]) == 2
-    assert "nobody" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ") and "nobody" in said
     assert not (tmp_path / "page.html").exists()

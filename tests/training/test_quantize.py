@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import ctranslate2
@@ -12,7 +13,7 @@ from ctranslate2.specs import common_spec
 
 from tests import models as tiny
 from training import quantize
-from training.errors import BadSettings
+from training.errors import BadSettings, CannotMake
 from training.folders import open_model
 from training.making import weight_bytes
 from training.smoothing import smooth
@@ -117,3 +118,26 @@ def test_smoothing_helps_where_a_channel_stands_out(folders: Callable[[str], Pat
 
     plain, smoothed = (report_of(tmp_path / each)["layers"][name]["outputs"] for each in ("plain", "smooth"))
     assert smoothed < plain / 2
+
+
+@pytest.mark.parametrize("method", ["int8", "bfloat16"])
+def test_the_result_is_told_and_nothing_else(
+    method: str, folders: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quantize.main([str(folders("marian")), str(tmp_path / "out"), "--method", method])
+
+    shown = capfd.readouterr()
+    assert f"MB of weights by {method}" in shown.out
+    assert "of 4 texts; log-probabilities change by" in shown.out
+    assert "Worst layer: model." in shown.out
+    assert str(tmp_path / "out" / "report.json") in shown.out
+    assert f'quantization = "{method}"' in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
+def test_torchao_is_looked_for_first(tmp_path: Path) -> None:
+    with pytest.raises(CannotMake, match=r"torchao-int4 needs torchao: pip install 'bushel\[torchao\]'"):
+        quantize.quantize(tmp_path / "no folder", tmp_path / "out", "torchao-int4")
+
+    assert not list(tmp_path.iterdir())

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from scoring.bootstrap import Interval
+from scoring.bootstrap import Difference, Interval
+from training import report
 from training.examples import drawn, markdown
-from training.floors import first_sentence
-from training.frontier import Point, draw
+from training.floors import UNTRANSLATED, first_sentence
+from training.frontier import BEATEN, BEST, LEGEND, Point, draw
 from training.markdown import escaped, table
 from training.references import Item
+from training.report import Compared, Findings, Floor, Report, Scored, Speed
+from training.summary import text
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,89 @@ def test_a_long_example_says_what_is_not_shown() -> None:
 def test_plain_prose_stays_readable() -> None:
     assert escaped("Well-known, e.g. 3 % (see Fig. 2): yes!") == "Well-known, e.g. 3 % (see Fig. 2): yes!"
     assert table(["a|b"], [["c"]]).startswith("| a&#124;b |")
+
+
+def findings(name: str) -> Findings:
+    return Findings(
+        name=name,
+        speed=Speed([0.5, 1.0], 40.0, 100.0, 100.0),
+        load_seconds=1.0,
+        shipped_bytes=9_000_000,
+        engine_bytes=4_000_000,
+        peak_bytes=80_000_000,
+        cut=0,
+        unfinished=0,
+        copied_whole=0.0,
+        copied_words=0.1,
+        recipe={},
+        params={},
+        scores={"chrf": Scored(60.0, Interval(50.0, 70.0), "sig")},
+        length_ratio=1.0,
+    )
+
+
+def made(floor: str) -> Report:
+    clear, unsure = Difference(-3.0, Interval(-5.0, -1.0), 0.041), Difference(-7.7, Interval(-17.1, -0.9), 0.057)
+    scores = {"chrf": Scored(20.0, Interval(10.0, 30.0), "sig")}
+    return Report(
+        data="data.tsv",
+        items=30,
+        machine="a machine",
+        rounds=2,
+        samples=100,
+        baseline="a",
+        shown=("chrf",),
+        findings=[findings("a"), findings("b"), findings("c")],
+        compared=[
+            Compared("b", "a", {"chrf": clear}),
+            Compared("c", "a", {"chrf": unsure}),
+            Compared("a", floor, {"chrf": clear}),
+        ],
+        floors=[Floor(floor, scores, 1.0, 1.0, 1.0)],
+    )
+
+
+def test_a_difference_is_clear_where_interval_and_p_value_say_so() -> None:
+    shown = report.markdown(made("first sentence"))
+
+    assert "-3.00 (-5.00 to -1.00, p = 0.041, clear)" in shown
+    assert "-7.70 (-17.10 to -0.90, p = 0.057)" in shown
+    assert "if its interval leaves out 0 and p is below 0.05" in shown
+
+
+@pytest.mark.parametrize(("floor", "is_compared"), [("first sentence", True), (UNTRANSLATED, False)])
+def test_no_model_is_compared_with_no_translation(floor: str, is_compared: bool) -> None:
+    shown = report.markdown(made(floor))
+
+    assert (f"Against {floor}:" in shown) is is_compared
+    assert f"| {floor} | 20.0 (10.0 to 30.0)" in shown
+
+
+def test_the_terminal_is_shown_a_line_for_each_model_and_floor() -> None:
+    rows = [line.split() for line in text(made("first sentence")).splitlines()]
+
+    assert rows == [
+        ["model", "chrF", "items/s", "MB", "memory"],
+        *(([name, "60.0", "40.0", "4.0", "80.0"]) for name in "abc"),
+        ["first", "sentence", "20.0"],
+    ]
+
+
+def test_the_plot_says_what_its_colours_mean_and_draws_steps(tmp_path: Path) -> None:
+    points = [Point("good", 10, 40), Point("fast", 40, 30), Point("beaten", 20, 25)]
+
+    draw(points, "BLEU", "Translation en to de: BLEU against speed", tmp_path)
+    both = (tmp_path / "frontier.svg").read_text("utf-8")
+    draw(points[:2], "BLEU", "title", tmp_path)
+    best = (tmp_path / "frontier.svg").read_text("utf-8")
+
+    assert LEGEND[BEST] in both and LEGEND[BEATEN] in both and "en to de: BLEU against speed" in both
+    assert LEGEND[BEST] in best and LEGEND[BEATEN] not in best
+    # The line between the two models goes straight down and then across.
+    path = re.search(r'<path d="([^"]*)"[^>]*stroke: #9a9a9a', best)
+    assert path is not None
+    corners = [tuple(map(float, pair)) for pair in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1])]
+    assert len(corners) == 3 and corners[0][0] == corners[1][0] and corners[1][1] == corners[2][1]
 
 
 def test_names_in_the_plot_do_not_cover_each_other(tmp_path: Path) -> None:

@@ -361,3 +361,47 @@ def test_a_teacher_without_a_part_in_the_loss_is_refused(data: Path, tmp_path: P
 
     with pytest.raises(BadSettings, match="kl"):
         task_of(recipe, data, tmp_path / "out", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        pytest.param('"pairs.tsv"', '"nope.tsv"', r"the file of its \[\[train\]\], nope.tsv, is not in", id="file"),
+        pytest.param("target = 1", "target = 7", r"pairs.tsv:1 has 2 columns; column 7 is asked for", id="column"),
+        pytest.param("pieces = 64", "pieces = 9000", "too high", id="found out later"),
+    ],
+)  # fmt: skip
+def test_data_that_are_not_there_leave_nothing_behind(
+    old: str, new: str, reason: str, data: Path, tmp_path: Path
+) -> None:
+    recipe = marian_recipe(tmp_path)
+    recipe.write_text(recipe.read_text().replace(old, new))
+
+    with pytest.raises((BadData, BadRecipe), match=reason):
+        train.main([str(recipe), "--data", str(data), "--out", str(tmp_path / "out")])
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"the recipe .*no.toml cannot be read: No such file"):
+        train.main([str(tmp_path / "no.toml"), "--data", str(data), "--out", str(tmp_path / "out")])
+
+
+def test_the_log_says_what_happens_and_nothing_else(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = marian_recipe(tmp_path, steps=8)
+    caplog.set_level("INFO", "training")
+
+    train.main([str(recipe), "--data", str(data), "--out", str(tmp_path / "out"), "--threads", "1"])
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert "step 8: max_steps (8) reached: the rate now decays for 4 steps" in lines
+    assert any(re.fullmatch(r"step 8: loss \d\.\d{3} \(pairs\.tsv\)", line) for line in lines)
+    assert re.fullmatch(
+        r"written to .*model: the (last checkpoint|average of the last checkpoints) with loss \d\.\d{3} "
+        r"\(the (average of the last checkpoints|last checkpoint): \d\.\d{3}\)",
+        lines[-1],
+    )
+    assert "shards" not in capfd.readouterr().err

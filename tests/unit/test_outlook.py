@@ -104,7 +104,7 @@ def test_the_last_items_running_are_sized_by_those_done() -> None:
         pytest.param({"status": "cancelling"}, around(), "cancelling", "giving up", id="cancelling"),
         pytest.param({"paused": True}, around(), "paused", "paused", id="paused"),
         pytest.param({}, around(workers=0), "no_worker", "no worker is running", id="no worker at all"),
-        pytest.param({}, around(ModelState(), 3), "no_worker", "none of the 3", id="no worker for the model"),
+        pytest.param({}, around(ModelState(), 3), "no_worker", "restart `bushel up`", id="no worker for the model"),
         pytest.param({}, around(ModelState(0, 0, "no weights")), "model_unavailable", "no weights", id="cannot load"),
         pytest.param({}, around(ModelState(1, 1, "no GPU there")), "its_turn", "next", id="another worker can"),
         pytest.param({}, around(ahead=Ahead(1, 9)), "jobs_ahead", "1 job is", id="one ahead"),
