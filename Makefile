@@ -48,7 +48,7 @@ bench-model: install ## Measure the starter model through the service against pl
 
 models-report: install ## Measure the models that come with Bushel; write docs/models.md and their cards (DATA=folder)
 	@test -n "$(DATA)" || { echo "Say where the data are: make models-report DATA=folder (docs/models.md says which)"; exit 2; }
-	$(BIN)/python -m training.publish --data "$(DATA)" $(if $(MODELS),--models $(MODELS))
+	$(BIN)/python -m training.publishing.publish --data "$(DATA)" $(if $(MODELS),--models $(MODELS))
 
 compatibility: install ## Run every SDK version against a real server and write docs/compatibility.md anew
 	BUSHEL_WRITE_COMPATIBILITY=1 $(BIN)/pytest tests/conformance

@@ -30,7 +30,7 @@ class Tool:
     module: str
     line: str
     told: Callable[[Target], Sequence[str]]
-    # In training.options: what reads its words without torch. The others' modules are read without it themselves.
+    # In training.making.options: what reads its words without torch. The others' modules need none for that.
     options: str | None = None
 
 
@@ -48,16 +48,20 @@ def _registry(target: Target) -> Sequence[str]:
 
 
 TOOLS: Mapping[str, Tool] = {
-    "train": Tool("train", "Train a model from a recipe, or go on with a training.", _home),
-    "distil": Tool("distil", "Train a small model on what a large one answers.", _server),
+    "train": Tool("learning.train", "Train a model from a recipe, or go on with a training.", _home),
+    "distil": Tool("learning.distil", "Train a small model on what a large one answers.", _server),
     "student": Tool(
-        "students", "Make a smaller model to be distilled into, of a large one's layers.", _home, "student"
+        "making.students", "Make a smaller model to be distilled into, of a large one's layers.", _home, "student"
     ),
-    "quantize": Tool("quantize", "Make a model's weights smaller: int8, bfloat16, int4.", _home, "quantizing"),
-    "prune": Tool("prune", "Leave out parts of a model: trim (tokens), layers, structured (neurons, heads).", _home),
-    "shortlist": Tool("shortlist", "Give a model lists of likely words, which make it faster.", _home, "shortlisting"),
-    "evaluate": Tool("evaluate", "Measure models on a reference file: quality, speed, size.", _registry),
-    "explain": Tool("explain", "Show how sure a model is of each word, and where it looked.", _registry),
+    "quantize": Tool("making.quantize", "Make a model's weights smaller: int8, bfloat16, int4.", _home, "quantizing"),
+    "prune": Tool(
+        "making.prune", "Leave out parts of a model: trim (tokens), layers, structured (neurons, heads).", _home
+    ),
+    "shortlist": Tool(
+        "making.shortlist", "Give a model lists of likely words, which make it faster.", _home, "shortlisting"
+    ),
+    "evaluate": Tool("evaluation.evaluate", "Measure models on a reference file: quality, speed, size.", _registry),
+    "explain": Tool("explaining.explain", "Show how sure a model is of each word, and where it looked.", _registry),
 }
 
 
@@ -103,7 +107,7 @@ def _run(name: str, words: tuple[str, ...]) -> None:
         # Behind the others, as the first word may be one that the tool goes by.
         all_words = [*words, *(() if _TOLD & set(words) else tool.told(target))]
         if tool.options is not None:
-            getattr(importlib.import_module("training.options"), tool.options)(all_words)
+            getattr(importlib.import_module("training.making.options"), tool.options)(all_words)
         code = importlib.import_module(f"training.{tool.module}").main(all_words)
     except Done as exc:
         click.echo(str(exc), err=True)

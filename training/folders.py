@@ -1,6 +1,7 @@
 """A model folder of any Hugging Face architecture, opened to be changed, and written again as a new one."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from models.registry import BUILTIN, RegistryError, load
 from models.snapshots import snapshot
 from training.errors import BadSettings, NoSuchModel
-from training.making import copy_others
 from workers.engines.files import load_weights
 from workers.engines.quiet import quietly
+
+# Written anew, or not true of the new model.
+NOT_COPIED = (
+    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack"),
+    *("config.json", "generation_config.json", "README.md", "record.json", "report.json", "vmap.txt"),
+    *("recipe.py", "heldout.tsv"),
+)
 
 
 def model_folder(said: str, home: Path | None = None) -> Path:
@@ -52,3 +59,11 @@ def write_model(model: Any, template: Path, folder: Path) -> None:
         # A copy of the whole, so that what is tied stays tied and is written once.
         copy.deepcopy(model).half().save_pretrained(folder)
     copy_others(template, folder)
+
+
+def copy_others(source: Path, folder: Path) -> None:
+    """What neither was written already nor belongs to the old model alone: the tokenizer's files, above all."""
+    for path in source.iterdir():
+        is_stale = any(path.match(pattern) for pattern in NOT_COPIED)
+        if path.is_file() and not is_stale and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)

@@ -3,9 +3,9 @@
 import pytest
 
 from models.spec import ModelSpec, Task
-from training import bias_report
-from training.bias import Bias, judge
-from training.probe import CannotProbe, Probe, Sentence, probe, templates
+from training.evaluation import bias_report
+from training.evaluation.bias import Bias, judge
+from training.evaluation.probe import CannotProbe, Probe, Sentence, probe, templates
 from workers.engines.base import Params
 
 PROBES = {

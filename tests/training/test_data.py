@@ -10,12 +10,12 @@ import pytest
 from tests.training.tiny import ENGLISH as WORDS
 from tests.training.tiny import causal_recipe, marian_recipe, write_data
 from training.errors import BadData, BadRecipe
-from training.marian_task import MarianTask
+from training.learning.marian_task import MarianTask
+from training.learning.train import task_of
 from training.pairs import Pair, Part
 from training.recipe import load
 from training.spread import spread
 from training.texts import Source
-from training.train import task_of
 
 
 def test_only_a_newline_ends_a_line_and_a_mark_at_the_beginning_is_no_text(tmp_path: Path) -> None:

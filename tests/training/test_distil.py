@@ -20,16 +20,17 @@ from tests.conftest import LiveAPI, served
 from tests.ledger import Ledger
 from tests.training.tiny import finetune_recipe, marian_recipe, write_data
 from tests.working import AnsweredDoorbell, working
-from training import distil, students
-from training.distil import Asked, Lessons, NoLessons, best
-from training.drop_layers import spaced
 from training.errors import BadSettings, CannotMake
-from training.finetune import FinetuneTask, divergence
 from training.folders import open_model
-from training.loop import Run
+from training.learning import distil
+from training.learning.distil import Asked, Lessons, NoLessons, best
+from training.learning.finetune import FinetuneTask, divergence
+from training.learning.loop import Run
+from training.making import students
+from training.making.drop_layers import spaced
+from training.making.students import anew, make_student, select_layers
 from training.pairs import Part
 from training.recipe import load
-from training.students import anew, make_student, select_layers
 
 TEACHER = """
 [models.teacher]

@@ -13,12 +13,12 @@ import torch
 from models.registry import BUILTIN, load
 from models.spec import EngineKind, ModelSpec, Task
 from tests import models as tiny
-from training.contenders import BadContender, contenders
-from training.evaluate import main
-from training.perplexity import measure
-from training.plan import BadRequest, plan
-from training.references import BadReferences, Item, read
-from training.trial import Trial, TrialFailed
+from training.evaluation.contenders import BadContender, contenders
+from training.evaluation.evaluate import main
+from training.evaluation.perplexity import measure
+from training.evaluation.plan import BadRequest, plan
+from training.evaluation.references import BadReferences, Item, read
+from training.evaluation.trial import Trial, TrialFailed
 from workers.engines.base import Limits, Params
 
 SETTINGS = "options.inter_threads=1,options.intra_threads=1,options.batch_tokens=512"

@@ -10,8 +10,8 @@ import torch
 
 from models.spec import EngineKind, ModelSpec, Task
 from tests import models as tiny
-from training.explain import main, page
-from training.insight import ROLLOUT, CannotExplain, insight
+from training.explaining.explain import main, page
+from training.explaining.insight import ROLLOUT, CannotExplain, insight
 from workers.engines.base import Params, Prompt
 from workers.engines.load import open_engine
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.loss import linear_cross_entropy
+from training.learning.loss import linear_cross_entropy
 
 WORDS, WIDTH = 37, 16
 IGNORED = 5

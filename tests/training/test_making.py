@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import AlreadyMade, CannotMake
-from training.making import making
+from training.making.artifact import making
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests import models as tiny
-from training import drop_layers, structured, trim
 from training.folders import open_model, open_tokenizer
-from training.making import CannotMake
-from training.pieces import Pieces
+from training.making import drop_layers, structured, trim
+from training.making.artifact import CannotMake
+from training.making.pieces import Pieces
 from workers.engines.convert import convert
 
 MAKERS: dict[str, Callable[[Path], Path]] = {

@@ -11,15 +11,15 @@ import torch
 from models.registry import load as load_registry
 from models.spec import ModelSpec, Task
 from tests import models as tiny
-from training import publish, starters
-from training.cards import BEGIN, END, BadCard, Example, placed, shown, write_card
 from training.errors import BadSettings
-from training.figures import Figures
-from training.page import write_page
-from training.starters import Group, chosen
+from training.publishing import publish, starters
+from training.publishing.cards import BEGIN, END, BadCard, Example, placed, shown, write_card
+from training.publishing.figures import Figures
+from training.publishing.page import write_page
+from training.publishing.starters import Group, chosen
 
 WORDS = ("lazy", "quick", "brown", "old", "red", "sad", "big", "small", "wet", "odd")
-ROOT = Path(publish.__file__).parents[1]
+ROOT = Path(publish.__file__).parents[2]
 OPTIONS = "{ inter_threads = 1, intra_threads = 1, batch_tokens = 512 }"
 REGISTRY = f"""
 [models.small-int8]
@@ -100,15 +100,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree with models, data and the page's template; the page and the cards are written to it."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("root")
-    for folder in ("models/small", "models/prose", "models/titles", "training", "data"):
+    for folder in ("models/small", "models/prose", "models/titles", "training/publishing", "data"):
         (root / folder).mkdir(parents=True)
     tiny.make_marian(root / "models" / "small")
     tiny.make_causal(root / "models" / "prose")
     tiny.make_bart(root / "models" / "titles")
     (root / "models" / "registry.toml").write_text(REGISTRY)
     (root / "models" / "small" / "README.md").write_text("# small\n\nBy hand.\n")
-    (root / "training" / "starters.toml").write_text(STARTERS)
-    shutil.copyfile(ROOT / "training" / "models.md", root / "training" / "models.md")
+    (root / "training" / "publishing" / "starters.toml").write_text(STARTERS)
+    shutil.copyfile(ROOT / "training" / "publishing" / "models.md", root / "training" / "publishing" / "models.md")
     pairs = [f"the {word} dog\tder {word} Hund\n" for word in WORDS]
     (root / "data" / "test.tsv").write_text("".join(pairs))
     (root / "data" / "valid.tsv").write_text("".join(pairs + [f"a {line}" for line in pairs]))
@@ -143,8 +143,8 @@ def test_the_page_has_the_figures_and_the_pictures(root: Path) -> None:
 
 
 def test_a_page_without_figures_says_so(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "training").mkdir()
-    shutil.copyfile(root / "training" / "models.md", tmp_path / "training" / "models.md")
+    (tmp_path / "training" / "publishing").mkdir(parents=True)
+    shutil.copyfile(root / "training" / "publishing" / "models.md", tmp_path / "training" / "publishing" / "models.md")
 
     page = write_page(tmp_path, []).read_text("utf-8")
 
@@ -176,7 +176,7 @@ def test_what_is_measured_is_not_measured_again(root: Path) -> None:
 
 
 def test_the_groups_that_come_with_bushel_can_be_read() -> None:
-    groups = starters.load(ROOT / "training" / "starters.toml")
+    groups = starters.load(ROOT / "training" / "publishing" / "starters.toml")
 
     found = chosen(groups, load_registry([ROOT / "models" / "registry.toml"]), ())
 
@@ -203,7 +203,7 @@ def test_starters_that_cannot_be_are_refused(text: str, reason: str, tmp_path: P
 
 
 def test_groups_are_chosen_by_their_models(root: Path) -> None:
-    groups = starters.load(root / "training" / "starters.toml")
+    groups = starters.load(root / "training" / "publishing" / "starters.toml")
     registry = load_registry([root / "models" / "registry.toml"])
 
     assert [(group.name, words) for group, words in chosen(groups, registry, ["small-int8"])] == [
@@ -226,7 +226,7 @@ def test_the_marks_are_a_pair() -> None:
 def test_a_card_without_figures_stays(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("as it was")
     group = Group("a", "translation", "A", "a.tsv")
-    figures = Figures(group, tmp_path, 1, "here", ["training.evaluate"], [])
+    figures = Figures(group, tmp_path, 1, "here", ["training.evaluation.evaluate"], [])
 
     write_card(tmp_path, [ModelSpec("m", Task.TRANSLATION, tmp_path)], [figures], [Example("A", "s", ["r"], {})])
     write_card(tmp_path, [ModelSpec("m", Task.TRANSLATION, tmp_path)], [replace(figures, rows=[])], [])

@@ -12,11 +12,11 @@ import torch
 from ctranslate2.specs import common_spec
 
 from tests import models as tiny
-from training import quantize
 from training.errors import BadSettings, CannotMake
 from training.folders import open_model
-from training.making import weight_bytes
-from training.smoothing import smooth
+from training.making import quantize
+from training.making.artifact import weight_bytes
+from training.making.smoothing import smooth
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "marian": tiny.make_marian,

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from scoring.bootstrap import Difference, Interval
-from training import report
-from training.examples import drawn, markdown
-from training.floors import UNTRANSLATED, first_sentence
-from training.frontier import BEATEN, BEST, LEGEND, Point, draw
+from training.evaluation import report
+from training.evaluation.examples import drawn, markdown
+from training.evaluation.floors import UNTRANSLATED, first_sentence
+from training.evaluation.frontier import BEATEN, BEST, LEGEND, Point, draw
+from training.evaluation.references import Item
+from training.evaluation.report import Compared, Findings, Floor, Report, Scored, Speed
+from training.evaluation.summary import text
 from training.markdown import escaped, table
-from training.references import Item
-from training.report import Compared, Findings, Floor, Report, Scored, Speed
-from training.summary import text
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 
 from models.registry import ModelSpec, Task
 from tests import models as tiny
-from training import shortlist
-from training.alignment import align
 from training.errors import BadSettings, CannotMake
+from training.making import shortlist
+from training.making.alignment import align
 from workers.engines.base import Params, Prompt
 from workers.engines.load import open_engine
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from models.registry import EngineKind, ModelSpec, Task
 from tests.training.tiny import ENGLISH, GERMAN, causal_recipe, finetune_recipe, marian_recipe, write_data
-from training import train
-from training.bytepairs import BytePairs
-from training.causal import CausalTask, pack
-from training.checkpoints import Checkpoints, Progress, average
-from training.curve import Curve
 from training.errors import AlreadyTrained, BadData, BadRecipe, BadSettings, OtherTraining
-from training.loop import Run
+from training.learning import train
+from training.learning.bytepairs import BytePairs
+from training.learning.causal import CausalTask, pack
+from training.learning.checkpoints import Checkpoints, Progress, average
+from training.learning.curve import Curve
+from training.learning.loop import Run
+from training.learning.train import task_of
 from training.recipe import load
-from training.train import task_of
 from workers.engines.base import Params, Prompt
 from workers.engines.load import open_engine
 
@@ -225,7 +225,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused(text: str, reason: str, tmp
 
 @pytest.mark.parametrize("name", ["translation", "summarization", "generation"])
 def test_the_recipes_that_come_with_bushel_can_be_read(name: str) -> None:
-    recipe = load(Path(train.__file__).parent / "recipes" / f"{name}.toml")
+    recipe = load(Path(train.__file__).parents[1] / "recipes" / f"{name}.toml")
 
     assert recipe.name == name
     assert recipe.train and recipe.valid

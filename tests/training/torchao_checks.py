@@ -8,9 +8,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests import models as tiny
-from training import quantize
 from training.folders import open_tokenizer
-from training.making import CannotMake, weight_bytes
+from training.making import quantize
+from training.making.artifact import CannotMake, weight_bytes
 
 
 @pytest.mark.parametrize("method", quantize.TORCHAO)

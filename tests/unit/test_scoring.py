@@ -11,8 +11,8 @@ from sacrebleu.significance import PairedTest
 
 from scoring.bootstrap import compare, interval, resampled
 from scoring.metrics import agreement, length_ratio, metrics, streams
-from training.frontier import Point, frontier
-from training.ngrams import KneserNey
+from training.evaluation.frontier import Point, frontier
+from training.evaluation.ngrams import KneserNey
 
 WORDS = ["the", "a", "cat", "dog", "house", "tree", "sees", "likes", "old", "small", "green", "river", "."]
 

@@ -1,0 +1,1 @@
+"""How good, how fast and how large models are, and a report that says so."""

@@ -1,0 +1,1 @@
+"""One output of a model, token by token."""

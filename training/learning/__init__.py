@@ -1,0 +1,1 @@
+"""Models from texts and pairs, from nothing or from a teacher."""

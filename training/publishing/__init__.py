@@ -1,0 +1,1 @@
+"""The page and the cards of the models that come with Bushel."""
