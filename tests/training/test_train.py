@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,11 @@ def test_data_that_are_not_there_leave_nothing_behind(
 def test_a_recipe_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match=r"the recipe .*no.toml cannot be read: No such file"):
         train.main([str(tmp_path / "no.toml"), "--data", str(data), "--out", str(tmp_path / "out")])
+
+
+def test_the_process_it_was_called_in_keeps_its_arithmetic(trained: Path) -> None:
+    assert sys.float_info.min / 2 > 0
+    assert float(torch.full((1,), torch.finfo(torch.float32).tiny) / 2) > 0
 
 
 def test_the_log_says_what_happens_and_nothing_else(

@@ -39,7 +39,7 @@ from cli.errors import CLIError, Refused
 from cli.wire import Job
 from training.errors import TrainingError
 from training.learning.similarity import similarity
-from training.learning.train import add_running, begin, check_folders, go, seeded, task_of
+from training.learning.train import add_running, begin, check_folders, go, seeded, task_of, without_denormals
 from training.pairs import Part
 from training.progress import progress
 from training.provenance import write_json
@@ -332,7 +332,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise NoLessons(str(exc)) from exc
     if not asked.pairs_only:
         facts = {"lessons": lessons.notes(), "keep": asked.keep, "learn": learn}
-        go(Run(recipe, task_of(recipe, asked.data, asked.out, student, teacher), asked.out, facts), asked)
+        with without_denormals():
+            go(Run(recipe, task_of(recipe, asked.data, asked.out, student, teacher), asked.out, facts), asked)
 
 
 if __name__ == "__main__":

@@ -77,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     begin(asked.threads)
     model, teacher = (model_folder(said, asked.home) if said else None for said in (asked.model, asked.teacher))
     check_folders(recipe, model, teacher)
-    with nothing_left(asked.out):
-        made = Run(recipe, task_of(recipe, asked.data, asked.out, model, teacher), asked.out)
-    go(made, asked)
+    with without_denormals():
+        with nothing_left(asked.out):
+            made = Run(recipe, task_of(recipe, asked.data, asked.out, model, teacher), asked.out)
+        go(made, asked)
 
 
 @contextmanager
@@ -123,10 +124,23 @@ def begin(threads: int | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[Lines()])
     # A line for each request, several a second.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # Of no use, and a hundred times slower than other numbers.
-    torch.set_flush_denormal(True)
     if threads:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Numbers next to nothing are nothing: they are of no use here, and a hundred times slower than others.
+
+    To be entered before the first parallel work of torch, whose threads keep what they are started with.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 if __name__ == "__main__":

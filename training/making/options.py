@@ -8,7 +8,6 @@ import ast
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +138,10 @@ def cutting(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _parser(module: str, what: str = "model") -> argparse.ArgumentParser:
     """With what all of them are told: a model and the folder to write. The help says what the tool's module says."""
-    spec = find_spec(f"training.{module}")
-    assert spec is not None and spec.origin is not None
     # Read and not imported, which would take torch.
-    said = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8")))
+    said = ast.get_docstring(ast.parse(Path(__file__).with_name(f"{module}.py").read_text("utf-8")))
     parser = argparse.ArgumentParser(
-        prog=f"training.{module}", description=said, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"training.making.{module}", description=said, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(what, help=MODEL)
     parser.add_argument("out", type=Path, help="the folder to write; it must not be there already")
