@@ -28,12 +28,15 @@ class BadEntry(RegistryError):
 
 
 class UnknownModel(RegistryError):
-    """No model has this name."""
+    """No model has this name; `tiers` are those of the family that is called so, if one is."""
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    def __init__(self, name: str, known: Iterable[str], tiers: Sequence[Tier] = ()) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        if near:
+        if tiers:
+            near = []
+            advice = f"it is a family: say which `tier` of it, {' or '.join(tiers)}"
+        elif near:
             advice = f"did you mean {' or '.join(near)}?"
         elif known:
             advice = f"there are: {', '.join(known)}"

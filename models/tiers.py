@@ -13,9 +13,11 @@ def resolve(registry: Registry, task: Task, name: str | None, tier: Tier | None)
     Only with a tier, `name` may be a family's; a model of that name goes first. UnknownModel, NoDefaultModel or
     NoSuchTier if there is none. Whether a named model does the task is left to the caller.
     """
-    if tier is None:
-        return registry.default(task) if name is None else registry.get(name)
     known = families(registry)
+    if tier is None:
+        if name in known and name not in registry:
+            raise UnknownModel(name, (), tuple(known[name]))
+        return registry.default(task) if name is None else registry.get(name)
     family = name if name in known and name not in registry else _model(registry, task, name, known).family
     if family is not None and tier in known[family]:
         return known[family][tier]

@@ -323,6 +323,29 @@ def test_other_wishes_are_another_job(teacher: Client, data: Path, tmp_path: Pat
     assert len(list(teacher.jobs())) == 2
 
 
+def test_some_of_the_sources_are_spread_over_all(teacher: Client, data: Path, tmp_path: Path) -> None:
+    sources = dict(line.split("\t") for line in (data / "pairs.tsv").read_text("utf-8").splitlines())
+
+    rows = kept(Lessons(teacher, Asked("teacher"), tmp_path / "pairs").of(0, Part("pairs.tsv", 0, 1), data, limit=4))
+
+    step = len(sources) // 4
+    assert [row[0] for row in rows] == list(sources)[: 4 * step : step]
+
+
+def test_other_references_are_asked_for_anew(teacher: Client, data: Path, tmp_path: Path) -> None:
+    lessons = Lessons(teacher, Asked("teacher"), tmp_path / "pairs")
+    lessons.of(0, Part("pairs.tsv", 0, 1), data, limit=2)
+    lines = (data / "pairs.tsv").read_text("utf-8").splitlines()
+    (tmp_path / "pairs.tsv").write_text("".join(f"{line}!\n" for line in lines), "utf-8")
+
+    path = lessons.of(0, Part("pairs.tsv", 0, 1), tmp_path, limit=2)
+
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        found = [json.loads(line)["reference"] for line in file]
+    expected = [lines[0], lines[len(lines) // 2]]
+    assert found == [f"{line.split(chr(9))[1]}!" for line in expected]
+
+
 def test_a_job_that_was_begun_is_gone_on_with(teacher: Client, data: Path, tmp_path: Path) -> None:
     part = Part("pairs.tsv", 0, 1)
     lessons = Lessons(teacher, Asked("teacher"), tmp_path / "pairs")

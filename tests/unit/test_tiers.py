@@ -78,7 +78,7 @@ def test_a_tier_that_is_not_there_lists_those_that_are(task: Task, name: str | N
 
 
 def test_a_family_is_no_model_where_no_tier_is_wanted() -> None:
-    with pytest.raises(UnknownModel):
+    with pytest.raises(UnknownModel, match="'multi'; it is a family: say which `tier` of it, best or fast"):
         resolve(REGISTRY, Task.TRANSLATION, "multi", None)
 
 

@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", help="the inputs' column, counted from 0, or key")
     parser.add_argument("--reference", nargs="+", default=[], help="the references' columns or keys")
     parser.add_argument("--parallel", nargs="+", type=Path, default=[], help="reference files of a plain text's lines")
-    parser.add_argument("--limit", type=int, help="use only so many items, from the first")
+    parser.add_argument("--limit", type=int, help="use only so many items, spread over the file")
     parser.add_argument("--task", type=Task, choices=list(SHOWN), help="what models given as folders do")
     parser.add_argument("--registry", nargs="+", type=Path, default=[], help="registry files beside the built-in one")
     parser.add_argument("--param", nargs="+", default=[], help="decoding parameters for all models, NAME=VALUE")

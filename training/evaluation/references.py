@@ -14,6 +14,7 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.lines import OPENERS, UNREADABLE, decoded, opened
+from training.spread import spread
 
 SOURCES = ("source", "text", "input", "prompt")
 REFERENCES = ("references", "reference", "target", "output")
@@ -49,7 +50,7 @@ def read(
     parallel: Sequence[Path] = (),
     limit: int | None = None,
 ) -> list[Item]:
-    """The items of a file in order, at most `limit`.
+    """The items of a file in order, at most `limit` of them, spread over all.
 
     `source` and `references` name a table's columns, which count from 0, or keys of JSON lines; unnamed, they are the
     first column and all that follow it, or the first keys of `SOURCES` and `REFERENCES` that a line has. A key's value
@@ -62,17 +63,21 @@ def read(
     if (source is not None or references) and kind == "text":
         raise BadReferences([f"{path}: a plain text has no columns or keys to name"])
     if kind == "text":
-        return _parallel(path, parallel, limit)
+        return _some(_parallel(path, parallel), limit)
     columns = _Columns(source, tuple(references)) if kind == "tsv" else None
     keys = _Keys(source, tuple(references))
     problems: list[str] = []
     items: list[Item] = []
-    for number, line in _lines(path, problems, limit):
+    for number, line in _lines(path, problems):
         try:
             items.append(columns.item(line) if columns else keys.item(line))
         except _Bad as exc:
             problems.append(f"{path}:{number}: {exc}")
-    return _judged(path, items, problems)
+    return _some(_judged(path, items, problems), limit)
+
+
+def _some(items: list[Item], limit: int | None) -> list[Item]:
+    return items if limit is None else spread(items, limit)
 
 
 class _Columns:
@@ -126,9 +131,9 @@ def _texts(row: dict[str, object], key: str, several: bool) -> list[str]:
     return stripped
 
 
-def _parallel(path: Path, others: Sequence[Path], limit: int | None) -> list[Item]:
+def _parallel(path: Path, others: Sequence[Path]) -> list[Item]:
     problems: list[str] = []
-    texts = [[line.strip() for _, line in _lines(each, problems, limit)] for each in (path, *others)]
+    texts = [[line.strip() for _, line in _lines(each, problems)] for each in (path, *others)]
     if not problems:
         counts = [len(each) for each in texts]
         for other, count in zip(others, counts[1:], strict=True):
@@ -158,7 +163,7 @@ def _kind(path: Path) -> str:
     return {".tsv": "tsv", ".jsonl": "jsonl"}.get(suffixes[-1] if suffixes else "", "text")
 
 
-def _lines(path: Path, problems: list[str], limit: int | None) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends. What ends the reading becomes a problem; a line of bad UTF-8 does not end it.
 
     Only a newline ends a line: texts may hold the other characters that `str.splitlines` takes for one.
@@ -167,8 +172,6 @@ def _lines(path: Path, problems: list[str], limit: int | None) -> Iterator[tuple
     try:
         with opened(path) as file:
             for number, raw in enumerate(file, start=1):
-                if limit is not None and number > limit:
-                    return
                 try:
                     yield number, decoded(raw, number)
                 except UnicodeDecodeError as exc:

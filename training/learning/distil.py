@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -45,6 +45,7 @@ from training.progress import progress
 from training.provenance import write_json
 from training.recipe import CausalRecipe, FinetuneRecipe, Recipe, check_files, load
 from training.settings import parse, run
+from training.spread import spread
 
 _POLL_SECONDS = 0.5
 
@@ -77,9 +78,9 @@ class Lessons:
         references: dict[str, str] = {}
         for pair in part.read(data):
             references.setdefault(pair.source, pair.target)
-            if limit is not None and len(references) == limit:
-                break
-        wanted = self._wanted(part, list(references))
+        if limit is not None:
+            references = dict(spread(list(references.items()), limit))
+        wanted = self._wanted(part, references)
         stem = f"{number}-{Path(part.file).name.split('.jsonl')[0].split('.tsv')[0]}"
         pairs, note = self._folder / f"{stem}.jsonl.gz", self._folder / f"{stem}.json"
         known: dict[str, Any] = json.loads(note.read_text("utf-8")) if note.exists() else {}
@@ -101,15 +102,15 @@ class Lessons:
         """What was asked for, and what came of it."""
         return [json.loads(path.read_text("utf-8")) for path in sorted(self._folder.glob("*.json"))]
 
-    def _wanted(self, part: Part, sources: Sequence[str]) -> dict[str, Any]:
+    def _wanted(self, part: Part, references: Mapping[str, str]) -> dict[str, Any]:
         languages = {"source_lang": part.source_lang, "target_lang": part.target_lang}
         params = {**self._asked.params, **{name: value for name, value in languages.items() if value is not None}}
-        said = hashlib.sha256("\0".join(sources).encode()).hexdigest()
+        said = hashlib.sha256("\0".join(chain.from_iterable(references.items())).encode()).hexdigest()
         return {
             "model": self._asked.model,
             "task": self._asked.task,
             "params": params,
-            "sources": len(sources),
+            "sources": len(references),
             "sha256": said,
         }
 
@@ -289,7 +290,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="of several answers: the surest, the one most like the reference, or all (default: best)",
     )
     parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: the model's)")
-    parser.add_argument("--limit", type=int, help="at most so many sources of each training file (default: all)")
+    parser.add_argument(
+        "--limit", type=int, help="at most so many sources of each training file, spread over it (default: all)"
+    )
     parser.add_argument(
         "--keep", type=float, default=1.0, help="share of the answers to learn from, by score (default: all)"
     )
