@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast bench bench-model models-report compatibility lint format clean
+.PHONY: help install demo up test test-fast ledger-model bench bench-overload bench-bounds bench-model models-report compatibility chaos hostile lint audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,13 +35,22 @@ up: install ## Run the one-machine stack in the foreground (Ctrl-C stops it)
 	$(BIN)/bushel up
 
 test: install ## Run the whole test suite, fast parts first
-	$(BIN)/pytest tests/unit tests/db tests/api tests/engines tests/training tests/cli tests/stack tests/conformance
+	$(BIN)/pytest tests/unit tests/db tests/model tests/api tests/engines tests/training tests/cli tests/stack tests/conformance
 
 test-fast: install ## Run the tests that start no stack
 	$(BIN)/pytest tests/unit tests/db tests/api
 
+ledger-model: install ## Try 2,000 random interleavings of everybody on the ledger (about 15 minutes; EXAMPLES=n SEED=n)
+	$(BIN)/python -m tests.model.run $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEED),--seed $(SEED))
+
 bench: install ## Measure ingest, recording, download and memory, without a model (about 2 minutes)
 	$(BIN)/python -m benchmarks.ledger
+
+bench-overload: install ## Measure what slow clients cost the others (about 4 minutes)
+	$(BIN)/python -m benchmarks.overload
+
+bench-bounds: install ## Measure whether memory stays bounded, whatever is sent (about 15 minutes)
+	$(BIN)/python -m benchmarks.bounds
 
 bench-model: install ## Measure the starter model through the service against plain transformers (about 3 minutes)
 	$(BIN)/python -m benchmarks.heldout
@@ -53,15 +62,31 @@ models-report: install ## Measure the models that come with Bushel; write docs/m
 compatibility: install ## Run every SDK version against a real server and write docs/compatibility.md anew
 	BUSHEL_WRITE_COMPATIBILITY=1 $(BIN)/pytest tests/conformance
 
+chaos: install ## Kill, freeze, starve and confuse the service, and count what it cost (about 25 minutes; ARGS=--quick)
+	$(BIN)/python -m chaos $(ARGS)
+
+hostile: install ## Send 10,000 hostile requests and files, and count what they got (about 10 minutes; ARGS="--requests 2000")
+	$(BIN)/python -m tests.hostile.campaign $(ARGS)
+
 lint: install ## Check style, types and the arrows between packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# pip-audit asks PyPI; where there is no network: make audit AUDIT=--offline-ok
+AUDIT ?=
+audit: install .venv-audit/.ready ## Look for vulnerabilities, licences, secrets and risky code; reports in audit/
+	$(BIN)/python deploy/audit/audit.py --environment $(VENV) --tools .venv-audit $(AUDIT)
+
+.venv-audit/.ready: deploy/audit/tools.txt
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check --requirement deploy/audit/tools.txt
+	touch $@
+
 format: install ## Put the code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment and what runs left behind (not .bushel, where your jobs are)
-	rm -rf $(VENV) .venv-sdks demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-sdks .venv-audit audit demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info

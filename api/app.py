@@ -1,15 +1,14 @@
 """The API: HTTP in, rows out. The only module here that knows all the others."""
 
 import logging
-import socket
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from flask import Response, request
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from api import (
+    audit_log,
     auth,
     children,
     comparison,
@@ -17,25 +16,34 @@ from api import (
     document,
     errors,
     files,
+    headers,
     health,
     jobs,
+    keys,
     models,
+    quota,
     results,
+    scopes,
     tracing,
     webhooks,
 )
 from api.anthropic import answers, messages
 from api.anthropic import batches as message_batches
 from api.config import APISettings
+from api.limits import RequestRates
 from api.openai import batches, endpoints, uploads
 from api.requests import BushelRequest
-from api.services import EXTENSION, Services
+from api.services import EXTENSION, Services, asking_tenant
+from api.transfers import Transfers, places
 from api.validation import refuse
 from api.waiting import Seats, seats
+from db.admission import Admission
+from db.discretion import guard
+from db.disk import Disks
 from db.doorbell import CeleryDoorbell, Doorbell, broker
 from db.notices import Listener
 from db.ringing import BackgroundDoorbell
-from db.session import connect, sessions
+from db.session import confined, connect, sessions
 from db.store import open_store
 from models.catalog import Catalog
 
@@ -51,6 +59,7 @@ class BushelAPI(OpenAPI):
         """Send waiting requests away and give the database connections back; for programs that outlive their app."""
         service = self.extensions[EXTENSION]
         service.listener.stop()
+        service.rates.close()
         service.sessions.kw["bind"].dispose()
 
 
@@ -60,6 +69,7 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
         settings = APISettings.from_environment()
         # Only where nobody has set up logging; a test or an embedding program has its own.
         logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+        guard(logging.getLogger(), settings.passwords)
     app = BushelAPI(
         __name__,
         info=Info(title="Bushel", version=_version(), description=document.DESCRIPTION),
@@ -74,12 +84,14 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
     app.url_map.strict_slashes = False
     app.extensions[EXTENSION] = _services(settings, doorbell)
     app.before_request(tracing.begin)
-    app.before_request(lambda: _limit_silence(settings.upload_idle_seconds))
     auth.install(app)
+    # After the key is known: who has none must not take a place.
+    app.extensions[EXTENSION].transfers.install(app)
     errors.install(app, answers.reshaped)
+    headers.install(app)
     app.after_request(tracing.stamp)
     app.after_request(answers.stamp)
-    shared = (files, jobs, children, results, comparison, webhooks, models, health)
+    shared = (files, jobs, children, results, comparison, webhooks, models, keys, quota, audit_log, health)
     for module in (*shared, uploads, batches, endpoints, messages, message_batches):
         app.register_api(module.bp)
     app.register_blueprint(docs.blueprint(_document_of(app)))
@@ -87,12 +99,20 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
 
 
 def _services(settings: APISettings, doorbell: Doorbell | None) -> Services:
+    waiting = seats(settings.sync_requests, settings.api_threads)
+    store = open_store(settings.file_store)
+    engine = connect(settings.database_url, settings.database_pool, "bushel-api")
     return Services(
         settings=settings,
+        admission=Admission(settings.max_queued_tokens),
+        disks=Disks(store, settings.data),
         listener=Listener(settings.database_url),
-        seats=Seats(seats(settings.sync_requests, settings.api_threads)),
-        sessions=sessions(connect(settings.database_url, settings.database_pool, "bushel-api")),
-        store=open_store(settings.file_store),
+        seats=Seats(waiting),
+        transfers=Transfers(places(settings.max_transfers, settings.api_threads, waiting)),
+        sessions=confined(engine, asking_tenant),
+        keyring=sessions(engine),
+        rates=RequestRates(settings.broker_url),
+        store=store,
         doorbell=doorbell or BackgroundDoorbell(_celery_doorbell(settings.broker_url)),
         catalog=Catalog(settings.registry_files),
     )
@@ -109,18 +129,10 @@ def _document_of(app: BushelAPI) -> Any:
 
     def document_once() -> dict[str, Any]:
         if not made:
-            made.update(document.finished(app.api_doc))
+            made.update(document.finished(app.api_doc, scopes.guarded(app)))
         return made
 
     return document_once
-
-
-def _limit_silence(seconds: float) -> Response | None:
-    """Cut off a client that stops sending or reading; the server itself would let it hold a thread for ever."""
-    connection = request.environ.get("gunicorn.socket")
-    if isinstance(connection, socket.socket):
-        connection.settimeout(seconds)
-    return None
 
 
 def _version() -> str:

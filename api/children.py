@@ -151,8 +151,8 @@ def _fitting(new: NewJob, tier: Tier | None) -> NewJob:
 def _made(new: NewJob, said: Said) -> Submitted:
     parent_id = new.parent_id or ""
     try:
+        ensure_room(0)
         if new.input_file_id is None:
-            ensure_room(0)
             return spooled(new, said, _copied(jobs.inputs_key(parent_id)))
         with services().sessions.begin() as session:
             return creation.submit(session, new, said)

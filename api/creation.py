@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from api.errors import InvalidRequest
 from api.requests import has_body
 from api.services import services, tenant_id
-from db import jobs
+from db import files, jobs, quotas
+from db.admission import BYTES_PER_TOKEN, Overloaded
 from db.jobs import Idempotency, NewJob, Submitted
 from db.models import Job
 
@@ -59,14 +60,39 @@ def earlier(session: Session, said: Said) -> Job | None:
 
 def submit(session: Session, new: NewJob, said: Said) -> Submitted:
     """Make the job for the tenant who asks, or find the one this request made already."""
+    _admit(session, new, said)
     return jobs.submit(
         session,
         tenant_id(),
         replace(new, fingerprint=said.fingerprint),
         said.idempotency,
         retried=said.is_retry,
-        max_open=services().settings.max_open_jobs,
+        limits=services().settings.quotas,
     )
+
+
+def ensure_allowed(new: NewJob) -> None:
+    """Raise QuotaExceeded where the tenant has no room, before anything is stored; `submit` asks again for good."""
+    with services().sessions.begin() as session:
+        quotas.admit(session, tenant_id(), new.wanted, services().settings.quotas)
+
+
+def _admit(session: Session, new: NewJob, said: Said) -> None:
+    """Raise Overloaded if the service has more to do than it may; not for a request that made its job before."""
+    if new.dry_run:
+        return
+    try:
+        services().admission.admit(session, _tokens(session, new))
+    except Overloaded:
+        if earlier(session, said) is None:
+            raise
+
+
+def _tokens(session: Session, new: NewJob) -> int:
+    """About how many the job has; of a file, ingest tells later."""
+    if new.input_file_id is None:
+        return new.announced_tokens or new.inputs_bytes // BYTES_PER_TOKEN
+    return files.get(session, tenant_id(), new.input_file_id).bytes // BYTES_PER_TOKEN
 
 
 def _idempotency(fingerprint: str) -> Idempotency | None:

@@ -1,13 +1,19 @@
 """The OpenAPI document: what flask-openapi3 collected, made whole."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
+
+from api.anthropic.answers import MessagesError, is_ours
+from api.errors import MEANINGS, ErrorBody
+from db.keys import Scope
 
 SECURITY_SCHEMES: dict[str, Any] = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key, as `bushel keys create` prints it: `Authorization: Bearer bsh_…`.",
+        "description": "An API key, as `bushel keys create` prints it: `Authorization: Bearer bsh_…`. The role that an "
+        "operation names is the scope that the key must have.",
     },
     "x-api-key": {
         "type": "apiKey",
@@ -27,9 +33,15 @@ _REQUEST_ID = {
 }
 
 
-def finished(spec: dict[str, Any]) -> dict[str, Any]:
-    """Every operation guarded unless it says otherwise, texts without markup, and the header all answers have."""
+def finished(spec: dict[str, Any], guarded: Iterable[tuple[str, str, Scope]] = ()) -> dict[str, Any]:
+    """Every operation guarded unless it says otherwise, texts without markup, and the header all answers have.
+
+    `guarded`: method, rule and scope of what needs a key.
+    """
     spec["security"] = [{"bearer": []}, {"x-api-key": []}]
+    for method, rule, scope in guarded:
+        path = re.sub(r"<(\w+)>", r"{\1}", rule)
+        _guard(spec["paths"][path][method.lower()], path, scope)
     for path in spec["paths"].values():
         for operation in path.values():
             if "description" in operation:
@@ -41,6 +53,15 @@ def finished(spec: dict[str, Any]) -> dict[str, Any]:
     for schema in spec["components"]["schemas"].values():
         _order_example(schema)
     return spec
+
+
+def _guard(operation: dict[str, Any], path: str, scope: Scope) -> None:
+    """Name the scope, and what any request with a key may be answered."""
+    operation["security"] = [{"bearer": [scope.value]}, {"x-api-key": [scope.value]}]
+    form = MessagesError if is_ours(path) else ErrorBody
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{form.__name__}"}}}
+    for status in (403, 429):
+        operation["responses"].setdefault(str(status), {"description": MEANINGS[status][2], "content": content})
 
 
 def _drop_foreign_errors(responses: dict[str, Any]) -> None:

@@ -3,12 +3,15 @@
 APIError
 ├── InvalidRequest     400, with every problem that was found
 ├── Unauthorized       401
+├── InsufficientScope  403
+├── RateLimited        429
 ├── TimedOut           504
 └── OutOfRoom          507
 """
 
 import logging
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,17 +20,18 @@ from flask import Flask, Response, current_app, request
 from flask.typing import ResponseReturnValue
 from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from api.services import services
 from api.tracing import request_id
+from api.transfers import TooManyTransfers
 from api.waiting import NoSeat
 from api.wire import encoded
+from db.admission import Overloaded
 from db.cursors import UnknownCursor
-from db.errors import Conflict, IllegalTransition, NotFound, TooManyJobs
+from db.errors import Conflict, IllegalTransition, NotFound, QuotaExceeded
 from db.jobs import KEY_REUSED
+from db.outages import outage
 from db.store import StoreFull
 from models.registry import NoDefaultModel, NoSuchTier, UnknownModel
 
@@ -40,6 +44,8 @@ _LISTED = 5
 RETRY_SECONDS = 2
 # Jobs end in minutes; asking every second would not make them end sooner.
 QUOTA_SECONDS = 60
+# Nor does room come by itself.
+ROOM_SECONDS = 60
 
 
 class APIError(Exception):
@@ -77,6 +83,16 @@ class Unauthorized(APIError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
 
+class InsufficientScope(APIError):
+    """The key is good, and not for this."""
+
+    status, type, code = 403, "permission_error", "insufficient_scope"
+
+
+class RateLimited(APIError):
+    status, type, code = 429, RATE_LIMIT, "rate_limit_exceeded"
+
+
 class TimedOut(APIError):
     status, type, code = 504, SERVER, "request_timeout"
 
@@ -88,7 +104,8 @@ class OutOfRoom(APIError):
 class ErrorDetail(BaseModel):
     message: str = Field(description="A sentence for people: what is wrong and what to do.")
     type: str = Field(
-        description="`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`."
+        description="`invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error` or "
+        "`server_error`."
     )
     param: str | None = Field(description="The part of the request that is at fault, as a dotted path.")
     code: str | None = Field(description="A fixed word for programs.")
@@ -123,6 +140,11 @@ def _encodable(text: str) -> str:
 MEANINGS: dict[int, tuple[str, str, str]] = {
     400: (INVALID, "invalid_request", "The request is malformed; the message lists every problem."),
     401: ("authentication_error", "invalid_api_key", "The API key is missing, unknown, expired or revoked."),
+    403: (
+        "permission_error",
+        "insufficient_scope",
+        "The API key lacks the scope that this needs; the message names it.",
+    ),
     404: (INVALID, "not_found", "There is no such thing for this key."),
     405: (INVALID, "method_not_allowed", "The path does not take this method."),
     408: (INVALID, "request_timeout", "The request did not arrive in time."),
@@ -135,9 +157,9 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
     431: (INVALID, "headers_too_large", "The request headers are too large."),
     429: (RATE_LIMIT, "too_many_requests", "Too much at once; `retry-after` says in how many seconds to try again."),
     500: (SERVER, "internal_error", "A fault of the server; the log has it under the request id."),
-    503: (SERVER, "unavailable", "The database cannot be reached or is busy; try again."),
+    503: (SERVER, "unavailable", "The database, or this server, is busy or cannot be reached; try again."),
     504: (SERVER, "request_timeout", "There was no answer in time; the request was cancelled."),
-    507: (SERVER, "insufficient_storage", "The file store has no room."),
+    507: (SERVER, "insufficient_storage", "A disk of the service has no room."),
 }
 
 
@@ -175,18 +197,26 @@ def _answer(reshaped: Reshape, exc: Exception) -> ResponseReturnValue:
 
 def _advise(exc: Exception, status: int, response: Response) -> None:
     """Say when to try again, and whether at all: the OpenAI clients retry 409, 429 and all of 5xx by themselves."""
-    retry_after: float | None = RETRY_SECONDS if status in (429, 503) else None
+    retry_after: float | None = {429: RETRY_SECONDS, 503: RETRY_SECONDS, 507: ROOM_SECONDS}.get(status)
     should_retry: bool | None = False if status in (409, 507) else None
-    if isinstance(exc, TooManyJobs):
-        retry_after, should_retry = QUOTA_SECONDS, False
+    if (trouble := outage(exc)) is not None:
+        retry_after = trouble.retry_after
+    if isinstance(exc, Overloaded):
+        retry_after, should_retry = exc.retry_after, False
+    if isinstance(exc, QuotaExceeded):
+        retry_after, should_retry = QUOTA_SECONDS if exc.ends_by_itself else None, False
     if isinstance(exc, APIError):
         retry_after = retry_after if exc.retry_after is None else exc.retry_after
         should_retry = should_retry if exc.should_retry is None else exc.should_retry
     if retry_after is not None:
-        # Whole seconds, as RFC 9110 has them.
-        response.headers["Retry-After"] = str(math.ceil(retry_after))
+        response.headers["Retry-After"] = str(scattered(retry_after))
     if should_retry is not None:
         response.headers["x-should-retry"] = "true" if should_retry else "false"
+
+
+def scattered(seconds: float) -> int:
+    """Whole seconds, as RFC 9110 has them: never less, and up to half or three more, so that not all come at once."""
+    return math.ceil(seconds + random.uniform(0, max(3.0, seconds / 2)))
 
 
 def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
@@ -205,10 +235,12 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 400, body(str(exc), INVALID, "unknown_cursor", "after")
         case Conflict():
             return (422 if exc.code == KEY_REUSED else 409), body(str(exc), INVALID, exc.code)
-        case TooManyJobs():
-            return 429, body(str(exc), RATE_LIMIT, "too_many_jobs")
+        case QuotaExceeded():
+            return 429, body(str(exc), RATE_LIMIT, "quota_exceeded", details=[_quota(exc)])
         case NoSeat():
             return 429, body(str(exc), RATE_LIMIT, "too_many_requests")
+        case TooManyTransfers():
+            return 503, body(str(exc), SERVER, "too_many_transfers")
         case IllegalTransition():
             return 409, body(str(exc), INVALID, "illegal_transition")
         case StoreFull():
@@ -224,16 +256,20 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 413, _too_large()
         case HTTPException():
             return _http(exc)
-        case OperationalError() | PoolTimeout():
-            return 503, body("the database cannot be reached or is busy; try again", SERVER, "database_unavailable")
-        case DBAPIError() if exc.connection_invalidated:
-            return 503, body("the connection to the database was lost; try again", SERVER, "database_unavailable")
+        case Overloaded():
+            return 429, body(str(exc), RATE_LIMIT, "service_overloaded")
+        case _ if (trouble := outage(exc)) is not None:
+            return 507 if trouble.is_full else 503, body(trouble.message, SERVER, trouble.code)
         case _:
             return 500, body(
                 f"something went wrong on our side; the server's log tells more under request id {request_id()}",
                 SERVER,
                 "internal_error",
             )
+
+
+def _quota(exc: QuotaExceeded) -> dict[str, Any]:
+    return {"quota": exc.quota, "used": exc.used, "wanted": exc.wanted, "limit": exc.limit}
 
 
 def _http(exc: HTTPException) -> tuple[int, dict[str, Any]]:

@@ -15,15 +15,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.http import dump_options_header, parse_options_header
 from werkzeug.wsgi import wrap_file
 
+from api import auth
 from api.errors import InvalidRequest, OutOfRoom, documented
 from api.multipart import Form
 from api.pagination import ListQuery
 from api.services import services, tenant_id
 from api.strict import Strict
+from api.transfers import SMALL_BYTES
 from api.wire import answer, listed, unix
-from db import files
-from db.errors import NotFound
+from db import faults, files, quotas
+from db.audit_log import Act
+from db.disk import explained
+from db.errors import NotFound, QuotaExceeded
 from db.models import File
+from db.quotas import Amounts
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +152,10 @@ def upload() -> Response:
     request.max_content_length = limit + ENVELOPE_BYTES
     mark = boundary()
     ensure_room(request.content_length or 0)
+    with service.sessions.begin() as session:
+        # Told before the bytes are sent, where they are surely too many.
+        least = max(0, (request.content_length or 0) - ENVELOPE_BYTES)
+        quotas.admit(session, tenant_id(), Amounts(stored_bytes=least), service.settings.quotas)
     file_id = files.new_file_id()
     key = files.store_key(file_id)
     with service.store.writer(key) as writer:
@@ -165,10 +174,12 @@ def upload() -> Response:
         store_key=key,
         lifetime=lifetime,
     )
+    faults.reached("in upload")
     try:
         with service.sessions.begin() as session:
+            quotas.admit(session, tenant_id(), Amounts(stored_bytes=new.bytes), service.settings.quotas)
             file = files.add(session, tenant_id(), new)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, QuotaExceeded):
         discard_unused(new)
         raise
     fields = {"action": "file_uploaded", "file_id": file.id, "bytes": file.bytes}
@@ -213,6 +224,8 @@ def content(path: FilePath) -> Response:
     """
     with services().sessions() as session:
         file = files.get(session, tenant_id(), path.file_id)
+    if file.bytes > SMALL_BYTES:
+        services().transfers.begin()
     try:
         response = _sent(file)
     except FileNotFoundError as exc:
@@ -230,15 +243,16 @@ def delete(path: FilePath) -> Response:
     """
     with services().sessions.begin() as session:
         files.delete(session, tenant_id(), path.file_id)
+        auth.note(session, Act.FILE_DELETED, path.file_id)
     return answer(FileDeleted(id=path.file_id))
 
 
 def ensure_room(wanted: int) -> None:
     """Refuse before reading what could not be kept, and leave the database some of the disk."""
     service = services()
-    free = service.store.free_bytes()
-    if free is not None and free - wanted < service.settings.min_free_bytes:
-        raise OutOfRoom(f"the file store has {free:,} bytes left; that is too little to take this in")
+    kept = service.settings.min_free_bytes
+    if (shortage := service.disks.shortage(kept, wanted)) is not None:
+        raise OutOfRoom(explained(shortage, kept, wanted))
 
 
 def discard_unused(file: files.NewFile) -> None:
@@ -328,7 +342,8 @@ def _sent(file: File) -> Response:
 
 def attachment(filename: str) -> str:
     """A Content-Disposition that cannot be broken out of (RFC 6266)."""
-    plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode("ascii")
+    ascii = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode("ascii")
+    plain = "".join(letter if letter.isprintable() else "_" for letter in ascii)
     names = {"filename": plain}
     if plain != filename:
         names["filename*"] = f"UTF-8''{quote(filename, safe='')}"

@@ -48,7 +48,7 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "not_ready"]
     missing: list[str]
-    checks: dict[str, HealthCheck] = Field(description="database, migrations, store, broker, workers")
+    checks: dict[str, HealthCheck] = Field(description="database, migrations, store, disk, broker, workers")
 
 
 class NotReady(Readiness):
@@ -87,6 +87,7 @@ def examine(service: Services) -> dict[str, HealthCheck]:
         "database": _required(lambda: _database(service)),
         "migrations": _required(lambda: _migrations(service.settings.database_url)),
         "store": _required(lambda: _store(service)),
+        "disk": _required(lambda: _disk(service)),
         "broker": _reported(lambda: _broker(service.settings.broker_url)),
         "workers": _reported(lambda: _workers(service)),
     }
@@ -143,12 +144,24 @@ def _store(service: Services) -> str:
     except Exception as exc:
         logger.warning("the file store cannot be written: %s", exc, extra={"action": "not_ready"})
         raise _Unwell("the file store cannot be written") from exc
-    free, least = service.store.free_bytes(), service.settings.min_free_bytes
+    return "writable"
+
+
+def _disk(service: Services) -> str:
+    settings = service.settings
+    try:
+        rooms = service.disks.rooms()
+    except OSError as exc:
+        raise _Unwell("the file store's folder cannot be looked at") from exc
+    free = min((room.free for room in rooms), default=None)
     if free is None:
-        return "writable"
-    if free < least:
-        raise _Unwell(f"{free:,} bytes are free, less than the {least:,} kept back (BUSHEL_MIN_FREE_BYTES)")
-    return f"writable, {free:,} bytes free"
+        return "neither the file store nor the database is on a disk that is seen from here"
+    told = ", ".join(f"{room.what}: {room.free:,} bytes free" for room in rooms)
+    if free < settings.pause_free_bytes and free < settings.min_free_bytes:
+        raise _Unwell(f"{told}; workers pause below {settings.pause_free_bytes:,} (BUSHEL_PAUSE_FREE_BYTES)")
+    if free < settings.min_free_bytes:
+        raise _Unwell(f"{told}; uploads and jobs are refused below {settings.min_free_bytes:,} (BUSHEL_MIN_FREE_BYTES)")
+    return told
 
 
 def _broker(broker_url: str) -> str:

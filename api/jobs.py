@@ -1,6 +1,7 @@
 """Jobs: submit, list, look, cancel, pause, resume, delete, audit."""
 
 import logging
+from dataclasses import replace
 from typing import Any, Literal
 
 from flask import Response
@@ -9,7 +10,7 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from api import creation
+from api import auth, creation
 from api.choice import model_for
 from api.creation import KEY_PARAMETER, Said
 from api.errors import documented
@@ -22,7 +23,8 @@ from api.strict import Strict
 from api.submission import JobRequest, TaskName, check_job_params, checked_lines, guessed_format
 from api.wire import answer, listed
 from db import audit as audits
-from db import chunks, files, jobs
+from db import chunks, faults, files, jobs
+from db.audit_log import Act
 from db.doorbell import FINALIZE, INGEST, WORK
 from db.models import Job
 from db.outlook import surroundings
@@ -169,6 +171,7 @@ def delete(path: JobPath) -> Response:
     """
     with services().sessions.begin() as session:
         jobs.delete(session, tenant_id(), path.job_id)
+        auth.note(session, Act.JOB_DELETED, path.job_id)
     logger.info("job %s deleted", path.job_id, extra={"action": "job_deleted", "job_id": path.job_id})
     return answer(JobDeleted(id=path.job_id))
 
@@ -196,6 +199,7 @@ def accepted(submitted: jobs.Submitted) -> Response:
     """Ring for the job if it is new, and show it."""
     job = submitted.job
     if submitted.is_new:
+        faults.reached("after submit")
         # Ring only once the row is committed: a worker that answered sooner would find nothing.
         services().doorbell.ring(INGEST, job.id)
         fields = {"action": "job_created", "job_id": job.id, "task": job.task, "model": job.model}
@@ -213,15 +217,19 @@ def _submit_file(body: JobRequest, spec: ModelSpec, said: Said) -> jobs.Submitte
         file = files.get(session, tenant_id(), body.input_file_id or "")
     format = (body.format or guessed_format(file.filename)).stored()
     check_job_params(body.given_params, spec, format["type"])
+    ensure_room(0)
     with services().sessions.begin() as session:
         return creation.submit(session, _new_job(body, spec, format, file.id), said)
 
 
 def _submit_inline(body: JobRequest, spec: ModelSpec, said: Said) -> jobs.Submitted:
     check_job_params(body.given_params, spec, "jsonl")
-    lines = checked_lines(body, spec, services().settings.max_inline_inputs)
+    lines, tokens = checked_lines(body, spec, services().settings.max_inline_inputs)
     ensure_room(sum(map(len, lines)))
-    return spooled(_new_job(body, spec, {"type": "jsonl"}), said, lines)
+    new = _new_job(body, spec, {"type": "jsonl"})
+    size = sum(map(len, lines))
+    new = replace(new, announced_items=len(lines), announced_tokens=tokens, inputs_bytes=size)
+    return spooled(new, said, lines)
 
 
 def _new_job(

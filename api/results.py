@@ -14,6 +14,7 @@ from api.files import attachment
 from api.jobs import JobPath, tag
 from api.services import services, tenant_id
 from api.strict import Strict
+from api.transfers import SMALL_BYTES
 from db import jobs, results
 from db.lines import LineWriter, ResultRow, writer_for
 from db.models import Job
@@ -46,10 +47,10 @@ class ResultsQuery(Strict):
         "input", description="`finished` never puts a line before one that was read already: use it to follow a job."
     )
     include: Literal["input"] | None = Field(None, description="`input` puts the input into every JSONL line.")
-    safe: bool = Field(
-        False,
-        description="CSV: put a ' before output that begins with = + - @ TAB or CR, which a spreadsheet would run as a "
-        "formula. Off by default, so that the output is what the model wrote.",
+    safe: bool | None = Field(
+        None,
+        description="CSV: whether a ' goes before cells that begin with = + - @ and the like, which a spreadsheet "
+        "would run as a formula. Default: as the job's `format.csv_formulas` says, which is yes unless it is `keep`.",
     )
 
 
@@ -112,6 +113,8 @@ def _page(job: Job, query: ResultsQuery, rows: Iterator[ResultRow], writer: Line
         lines.append(writer.line(row))
         size += len(lines[-1])
         last = row
+    if size > SMALL_BYTES:
+        services().transfers.begin()
     response = Response(b"".join(lines))
     if has_more and last is not None:
         cursor = last.index if query.order == "input" else last.seq
@@ -125,10 +128,17 @@ def _download(job: Job, rows: Iterator[ResultRow], writer: LineWriter, header: b
 
 
 def streamed(lines: Iterator[bytes], filename: str, header: bytes = b"") -> Response:
-    """A download of lines as they are read."""
-    # The first one is fetched now, so that a database that is down is still an error and not a cut stream.
-    first = next(lines, b"")
-    response = Response(stream_with_context(_pieces(chain((header, first), lines))))
+    """A download of lines as they are read; a transfer, if they are more than a little."""
+    pieces = _pieces(chain((header,), lines))
+    # Some are fetched now, so that a database that is down, or a lack of places, is an error and not a cut stream.
+    ahead: list[bytes] = []
+    size = 0
+    while size <= SMALL_BYTES and (piece := next(pieces, None)) is not None:
+        ahead.append(piece)
+        size += len(piece)
+    if size > SMALL_BYTES:
+        services().transfers.begin()
+    response = Response(stream_with_context(chain(ahead, pieces)))
     response.headers["Content-Disposition"] = attachment(filename)
     return response
 

@@ -11,6 +11,7 @@ from db import jobs
 
 def spooled(new: jobs.NewJob, said: Said, inputs: Iterable[bytes]) -> jobs.Submitted:
     """Write the inputs and make the job of them; should it not come to be, take them out again."""
+    creation.ensure_allowed(new)
     store, key = services().store, jobs.inputs_key(new.id)
     with store.writer(key) as writer:
         for piece in inputs:
@@ -18,7 +19,7 @@ def spooled(new: jobs.NewJob, said: Said, inputs: Iterable[bytes]) -> jobs.Submi
     is_needed: bool | None = None
     try:
         with services().sessions.begin() as session:
-            submitted = creation.submit(session, replace(new, inputs_key=key), said)
+            submitted = creation.submit(session, replace(new, inputs_key=key, inputs_bytes=writer.bytes), said)
         is_needed = submitted.is_new
         return submitted
     finally:

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJso
 
 from api.errors import InvalidRequest, summary
 from api.strict import Strict
-from db.inputs import Problem, Refused, check, check_text
-from models.params import LANGUAGES, ParamProblem
+from db.inputs import Problem, Refused, check, check_text, estimated_tokens
+from models.params import LANGUAGES, ParamProblem, copies
 from models.params import check as check_params
 from models.spec import ModelSpec, Tier
 
@@ -53,10 +53,16 @@ class JobFormat(Strict):
         max_length=256,
         description="The column or key with what the output should be, to score it by. An empty cell is none.",
     )
+    csv_formulas: Literal["escape", "keep", "round_trip"] | None = Field(
+        None,
+        description="CSV only: what becomes of cells that a spreadsheet would run as a formula, as they begin with"
+        " = + - @ TAB or the like. `escape` (the default) puts a ' before them in what is written, `keep` leaves them"
+        " as they are. `round_trip` is for files that came from here: it takes the ' away when the file is read, too.",
+    )
 
     @model_validator(mode="after")
     def _fits_type(self) -> "JobFormat":
-        for name in ("delimiter", "has_header"):
+        for name in ("delimiter", "has_header", "csv_formulas"):
             if getattr(self, name) is not None and self.type != "csv":
                 raise ValueError(f"has `{name}`, which is for csv, not {self.type}")
         for name in _COLUMNS:
@@ -87,7 +93,7 @@ class JobFormat(Strict):
             "id_column": self.id_column,
             "delimiter": self.delimiter or ",",
             "has_header": has_header,
-        } | ({"reference_column": self.reference_column} if self.reference_column is not None else {})
+        } | {name: value for name in ("reference_column", "csv_formulas") if (value := getattr(self, name)) is not None}
 
 
 def _as_object(value: object) -> object:
@@ -310,8 +316,8 @@ def check_job_params(params: Mapping[str, Any], spec: ModelSpec, format_type: st
         )
 
 
-def checked_lines(request: JobRequest, spec: ModelSpec, max_inputs: int) -> list[bytes]:
-    """Inline inputs as JSONL lines for the spool; InvalidRequest with every problem found.
+def checked_lines(request: JobRequest, spec: ModelSpec, max_inputs: int) -> tuple[list[bytes], int]:
+    """Inline inputs as JSONL lines for the spool, and about how many tokens; InvalidRequest with every problem found.
 
     With `on_error: skip` bad inputs go along as they are, for ingest to fail them one by one.
     """
@@ -326,7 +332,7 @@ def checked_lines(request: JobRequest, spec: ModelSpec, max_inputs: int) -> list
     lines = [checker.line(place, value) for place, value in enumerate(values)]
     if checker.problems and request.on_error == "fail":
         raise checker.refusal()
-    return lines
+    return lines, checker.tokens
 
 
 class _Inputs:
@@ -337,6 +343,7 @@ class _Inputs:
         self._params_known: dict[bytes, list[ParamProblem]] = {}
         self._first_with_id: dict[str, int] = {}
         self.problems: list[dict[str, Any]] = []
+        self.tokens = 0
 
     def line(self, place: int, value: object) -> bytes:
         encode = msgspec.json.encode
@@ -351,8 +358,11 @@ class _Inputs:
         if first != place:
             message = f"custom_id {custom_id!r} was used by inputs.{first} already"
             self._note(place, [Problem("duplicate_custom_id", message, "give every input its own", param="custom_id")])
-        for problem in self._params_problems(found.params):
+        problems = self._params_problems(found.params)
+        for problem in problems:
             self._note_param(place, problem, is_own=bool(found.params))
+        if not problems:
+            self.tokens += estimated_tokens(found.body) * copies({**self._request.given_params, **found.params})
         own = {"custom_id": found.custom_id} if found.custom_id is not None else {}
         params = {"params": found.params} if found.params else {}
         reference = {"reference": found.reference} if found.reference else {}

@@ -9,12 +9,14 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from api import auth
 from api.errors import InvalidRequest, documented
 from api.pagination import ListQuery
 from api.services import services, tenant_id
-from api.strict import Strict
+from api.strict import Kept, Strict
 from api.wire import answer, listed, unix
 from db import deliveries, webhooks
+from db.audit_log import Act
 from db.doorbell import DELIVER
 from db.models import Delivery, Webhook
 from db.states import DeliveryState
@@ -66,7 +68,7 @@ class WebhookRequest(Strict):
         max_length=20,
         description=_EVENTS_TEXT,
     )
-    description: str = Field("", max_length=500, description="For you, to tell webhooks apart.")
+    description: Kept = Field("", max_length=500, description="For you, to tell webhooks apart.")
 
 
 class WebhookPatch(Strict):
@@ -76,7 +78,7 @@ class WebhookPatch(Strict):
 
     url: str | None = Field(None, max_length=MAX_URL, description="Where events are sent from now on.")
     events: Events | None = Field(None, min_length=1, max_length=20, description=_EVENTS_TEXT)
-    description: str | None = Field(None, max_length=500)
+    description: Kept | None = Field(None, max_length=500)
     enabled: bool | None = Field(
         None, description="False: send nothing, and give up what waits. True: send what happens from now on."
     )
@@ -251,6 +253,8 @@ def create(body: WebhookRequest) -> Response:
     host = _checked(body.url).host
     with services().sessions.begin() as session:
         made = webhooks.create(session, tenant_id(), body.url, body.events, body.description)
+        # Of the URL only the host: receivers are often told apart by a secret in the path.
+        auth.note(session, Act.WEBHOOK_CREATED, made.webhook.id, host=host)
     _log(made.webhook.id, "created", f"for {host}")
     return answer(WebhookWithSecret.made(made), 201, Location=f"/v1/webhooks/{made.webhook.id}")
 
@@ -285,6 +289,7 @@ def update(path: WebhookPath, body: WebhookPatch) -> Response:
     change = webhooks.Change(body.url, body.events, body.description, body.enabled)
     with services().sessions.begin() as session:
         changed = webhooks.change(session, tenant_id(), path.webhook_id, change)
+        auth.note(session, Act.WEBHOOK_CHANGED, path.webhook_id, fields=sorted(body.model_fields_set))
     _log(path.webhook_id, "changed", ", ".join(sorted(body.model_fields_set)))
     return answer(WebhookObject.of(changed))
 
@@ -297,6 +302,7 @@ def delete(path: WebhookPath) -> Response:
     """
     with services().sessions.begin() as session:
         webhooks.delete(session, tenant_id(), path.webhook_id)
+        auth.note(session, Act.WEBHOOK_DELETED, path.webhook_id)
     _log(path.webhook_id, "deleted")
     return answer(WebhookDeleted(id=path.webhook_id))
 
@@ -313,6 +319,7 @@ def rotate(path: WebhookPath) -> Response:
     """
     with services().sessions.begin() as session:
         made = webhooks.rotate(session, tenant_id(), path.webhook_id)
+        auth.note(session, Act.WEBHOOK_SECRET_ROTATED, path.webhook_id)
     _log(path.webhook_id, "given a new secret")
     return answer(WebhookWithSecret.made(made))
 

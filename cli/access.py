@@ -8,6 +8,8 @@ from pathlib import Path
 from cli.client import Client
 from cli.errors import WrongUsage
 from cli.local import Access, read_access
+from db import secret_files
+from db.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8765"
 
@@ -29,8 +31,8 @@ class Target:
 def find_access(url: str | None, data: Path, environment: Mapping[str, str], is_data_said: bool = False) -> Access:
     """`--url`, then BUSHEL_URL, then what `bushel up` left in the data folder, then its default address.
 
-    The key is BUSHEL_API_KEY, or the data folder's; the latter only for the server it was made for, so that
-    pointing the command at another server sends it no key of this one.
+    The key is BUSHEL_API_KEY, or in the file BUSHEL_API_KEY_FILE, or the data folder's; the latter only for the server
+    it was made for, so that pointing the command at another server sends it no key of this one.
     """
     try:
         local = read_access(data)
@@ -39,7 +41,10 @@ def find_access(url: str | None, data: Path, environment: Mapping[str, str], is_
     if local is None and is_data_said and not url and not environment.get("BUSHEL_URL"):
         raise WrongUsage(f"{data} has no client.json: no `bushel up` has run on it; name its folder, or --url")
     chosen = _with_scheme(url or environment.get("BUSHEL_URL") or (local.url if local else DEFAULT_URL))
-    key = environment.get("BUSHEL_API_KEY")
+    try:
+        key = secret_files.setting("BUSHEL_API_KEY", environment)
+    except ConfigError as exc:
+        raise WrongUsage(str(exc)) from exc
     if not key and local is not None and local.url.rstrip("/") == chosen.rstrip("/"):
         key = local.api_key
     return Access(chosen, key or None)

@@ -86,6 +86,7 @@ def gone(job_id: str) -> Conflict:
 
 def _child(parent: Job, selection: str | None) -> NewJob:
     kept = parent.output_lifetime_seconds
+    share = 1.0 if selection is None or not parent.total else 1 - parent.succeeded / parent.total
     return NewJob(
         id=jobs.new_job_id(),
         task=parent.task,
@@ -101,6 +102,8 @@ def _child(parent: Job, selection: str | None) -> NewJob:
         metadata=parent.job_metadata,
         dry_run=parent.dry_run,
         input_file_id=parent.input_file_id,
+        announced_items=round(parent.announced_items * share),
+        announced_tokens=round(parent.announced_tokens * share),
         dialect=parent.dialect,
         endpoint=parent.endpoint,
         output_lifetime=None if kept is None else timedelta(seconds=kept),

@@ -20,8 +20,10 @@ LEASE_SECONDS = 30
 STARVED_SECONDS = 120
 # A model that is not loaded yet is fetched once its job has waited this long, or nothing else is ready.
 SWAP_PATIENCE_SECONDS = 15
-# A chunk that cost this many workers is cut into single items; a single item that did is failed.
-MAX_CRASHES = 2
+# A chunk that cost this many workers is cut into single items, each of which keeps one of the deaths.
+SPLIT_CRASHES = 2
+# A single item is failed once it has so many: two of its own, because one may have had another cause.
+MAX_CRASHES = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,31 @@
-"""Settings that every process of the service shares, read once from the environment."""
+"""Settings that every process of the service shares, read once from the environment and from files it names."""
 
+import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db import safeguards, secret_files
 from db.errors import ConfigError
 
 
 class Settings(BaseSettings):
     """Every field is the variable `BUSHEL_` + its name in capitals; docs/configuration.md lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="BUSHEL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="BUSHEL_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    database_url: str = Field(description="PostgreSQL 15 or later, as postgresql+psycopg://user:password@host/name")
+    database_url: str = Field(
+        repr=False, description="PostgreSQL 15 or later, as postgresql+psycopg://user:password@host/name"
+    )
     broker_url: str = Field(
-        description="Redis or Valkey, as redis://host:6379/0, rediss://… or redis+socket:///path.sock"
+        repr=False,
+        description="Redis or Valkey, as redis://user:password@host:6379/0, rediss://… or redis+socket:///path.sock",
+    )
+    allow_insecure_broker: bool = Field(
+        False, description="start although the broker is on another machine and asks for no password"
     )
     data: Path = Field(Path(".bushel"), description="data folder: converted models, the user's models.toml, files")
     store_url: str | None = Field(
@@ -26,7 +34,19 @@ class Settings(BaseSettings):
     registry: Path | None = Field(
         None, description="registry file read instead of the shipped one; <data>/models.toml still adds to it"
     )
+    pause_free_bytes: int = Field(
+        128 * 2**20,
+        ge=0,
+        description="workers begin nothing and write no files while the disk has less room than this, and go on when it"
+        " has; keep it below `BUSHEL_MIN_FREE_BYTES`",
+    )
     database_pool: int = Field(8, ge=2, le=200, description="database connections a process may hold")
+    tenant_queued_items: int | None = Field(
+        None, ge=0, description="most items a tenant may have queued, all jobs together; default: any number"
+    )
+    tenant_queued_tokens: int | None = Field(
+        None, ge=0, description="most tokens a tenant may have queued, all jobs together; default: any number"
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     webhook_private_addresses: bool = Field(
         False,
@@ -38,23 +58,33 @@ class Settings(BaseSettings):
     @classmethod
     def _speaks_psycopg(cls, url: str) -> str:
         scheme, _, rest = url.partition("://")
-        if scheme in ("postgresql", "postgres"):
-            return f"postgresql+psycopg://{rest}"
-        if scheme != "postgresql+psycopg":
+        if scheme not in ("postgresql+psycopg", "postgresql", "postgres"):
             raise ValueError("must start with postgresql+psycopg:// (Bushel keeps its ledger in PostgreSQL only)")
-        return url
+        return _with_sound_password(f"postgresql+psycopg://{rest}")
 
     @field_validator("broker_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
         if urlsplit(url).scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("must be a redis://, rediss:// or redis+socket:// URL")
-        return url
+        return _with_sound_password(url)
+
+    @model_validator(mode="after")
+    def _broker_is_ours_alone(self) -> Self:
+        problem = safeguards.broker_problem(self.broker_url)
+        if problem and not self.allow_insecure_broker:
+            raise ValueError(f"BUSHEL_BROKER_URL: {problem}")
+        return self
 
     @field_validator("data")
     @classmethod
     def _absolute(cls, folder: Path) -> Path:
         return folder.expanduser().absolute()
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """Those of the URLs, for whoever must not write them anywhere."""
+        return (*safeguards.passwords(self.database_url), *safeguards.passwords(self.broker_url))
 
     @property
     def file_store(self) -> str:
@@ -70,18 +100,41 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Raise ConfigError naming each variable that is missing or wrong.
+        """Raise ConfigError naming each variable that is missing or wrong; no message repeats a value.
+
+        Every variable may be given as a file instead: BUSHEL_DATABASE_URL_FILE and so on.
 
         Our own error, never KeyError: Celery swallows a KeyError raised in a lazy settings
         callable and silently falls back to its amqp default.
         """
+        in_files = [field for field in cls.model_fields if os.environ.get(f"{_variable(field)}_FILE")]
+        given: dict[str, Any] = {field: secret_files.setting(_variable(field), os.environ) for field in in_files}
         try:
-            return cls()
+            return cls(**given)
         except ValidationError as exc:
             raise ConfigError("; ".join(_sentence(error) for error in exc.errors())) from exc
 
 
+def _variable(field: str) -> str:
+    return f"BUSHEL_{field.upper()}"
+
+
+def _with_sound_password(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # What it says repeats parts of the URL; a password with an `@` or a `/` would be among them.
+        raise ValueError("is no URL; special characters in a password must be percent-encoded") from None
+    if problem := safeguards.password_problem(url):
+        raise ValueError(problem)
+    return url
+
+
 def _sentence(error: object) -> str:
     assert isinstance(error, dict)
-    name = "BUSHEL_" + str(error["loc"][0]).upper()
+    if not error["loc"]:
+        # Of several settings together, and naming them itself.
+        return str(error["msg"]).removeprefix("Value error, ")
+    name = _variable(str(error["loc"][0]))
     return f"{name} is not set" if error["type"] == "missing" else f"{name}: {error['msg']}"

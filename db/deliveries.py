@@ -294,6 +294,19 @@ def disable(session: Session, webhook_id: str, reason: str) -> None:
     )
 
 
+def forget_job(session: Session, tenant_id: str, job_id: str) -> None:
+    """The job is deleted: so is the log of its events, and one that still waits is sent without its metadata."""
+    whose = {"tenant": tenant_id, "job": job_id}
+    ours = "job_id = :job AND webhook_id IN (SELECT id FROM webhooks WHERE tenant_id = :tenant)"
+    session.execute(text(f"DELETE FROM deliveries WHERE {ours} AND state <> 'pending'"), whose)
+    waiting = session.execute(text(f"SELECT id, body FROM deliveries WHERE {ours} FOR UPDATE"), whose).all()
+    for row in waiting:
+        event = msgspec.json.decode(row.body)
+        if event["data"].get("metadata") is not None:
+            body = msgspec.json.encode({**event, "data": {**event["data"], "metadata": None}}).decode()
+            session.execute(text("UPDATE deliveries SET body = :body WHERE id = :id"), {"body": body, "id": row.id})
+
+
 def forget(session: Session) -> None:
     """The log reaches back 30 days. A part a call; what waits to be delivered is younger than that."""
     session.execute(

@@ -4,7 +4,7 @@ LedgerError
 ├── NotFound               no such row for this tenant (a foreign row looks the same)
 ├── IllegalTransition      the job's present status forbids the move
 ├── Conflict               the request contradicts an earlier one (idempotency key, running job)
-├── TooManyJobs            the tenant has as many open jobs as it may
+├── QuotaExceeded          the tenant would have more of something than it may
 ├── LeaseLost              another worker, or nobody, holds what we thought was ours
 └── ConfigError            a setting is missing or unusable
 """
@@ -36,12 +36,19 @@ class Conflict(LedgerError):
         self.code = code
 
 
-class TooManyJobs(LedgerError):
-    """Nothing was made; some of the tenant's jobs have to end first."""
+class QuotaExceeded(LedgerError):
+    """Nothing was made. `used` of the quota is taken, `wanted` would come on top, `limit` is what there may be.
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"{most:,} jobs are open, which is as many as may be; wait until some have ended, or cancel")
-        self.most = most
+    `ends_by_itself`: waiting helps, because jobs end; stored bytes stay until somebody deletes them.
+    """
+
+    def __init__(self, quota: str, used: int, wanted: int, limit: int, remedy: str, *, ends_by_itself: bool) -> None:
+        what = quota.replace("_", " ")
+        super().__init__(
+            f"the quota of {what} does not allow it: {used:,} used, {wanted:,} wanted, {limit:,} allowed; {remedy}"
+        )
+        self.quota, self.used, self.wanted, self.limit = quota, used, wanted, limit
+        self.ends_by_itself = ends_by_itself
 
 
 class LeaseLost(LedgerError):

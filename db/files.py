@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from db.cursors import Order, Page, beyond, born, is_id, page
 from db.errors import NotFound
 from db.ids import new_id
-from db.models import File
+from db.models import File, Upload
 
 PREFIX = "file-"
 # What a user may give a file for, in the vocabulary of the OpenAI API; outputs are `batch_output`.
@@ -138,7 +138,12 @@ def exists(session: Session, file_id: str) -> bool:
 
 
 def bytes_removed(session: Session, file_id: str) -> None:
-    """Note that the bytes of a tombstone are gone."""
-    session.execute(
-        update(File).where(File.id == file_id, File.deleted_at.is_not(None)).values(bytes_removed_at=func.now())
+    """Note that the bytes of a tombstone are gone, and forget what they were called and what they hashed to."""
+    removed = session.scalar(
+        update(File)
+        .where(File.id == file_id, File.deleted_at.is_not(None))
+        .values(bytes_removed_at=func.now(), filename="", sha256="")
+        .returning(File.id)
     )
+    if removed is not None:
+        session.execute(update(Upload).where(Upload.file_id == file_id).values(filename="", mime_type=""))

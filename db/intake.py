@@ -43,26 +43,36 @@ def known_ids(session: Session, job_id: str, custom_ids: Sequence[str]) -> dict[
     return {row.custom_id: row.line for row in rows}
 
 
+_COLUMNS = ("job_id", "idx", "custom_id", "line", "input", "extra", "chunk_id", "input_tokens", "same_as", "reference")
+
+
 def add_items(session: Session, job_id: str, items: Iterable[NewItem], chunk_ids: Sequence[int]) -> None:
     """COPY items in."""
-    encode = msgspec.json.encode
-    columns = "job_id, idx, custom_id, line, input, extra, chunk_id, input_tokens, same_as, reference"
-    with copy_into(session, "items", columns) as copy:
+    with copy_into(session, "items", ", ".join(_COLUMNS)) as copy:
         for item in items:
-            copy.write_row(
-                (
-                    job_id,
-                    item.idx,
-                    item.custom_id,
-                    item.line,
-                    encode(item.input).decode(),
-                    None if item.extra is None else encode(item.extra).decode(),
-                    None if item.chunk is None else chunk_ids[item.chunk],
-                    item.input_tokens,
-                    item.same_as,
-                    None if item.reference is None else encode(item.reference).decode(),
-                )
-            )
+            copy.write_row(_values(job_id, item, chunk_ids))
+
+
+def add_item(session: Session, job_id: str, item: NewItem, chunk_ids: Sequence[int]) -> None:
+    """Insert one item. For a tenant's session, too: COPY does not go through row-level security."""
+    statement = f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
+    session.execute(text(statement), dict(zip(_COLUMNS, _values(job_id, item, chunk_ids), strict=True)))
+
+
+def _values(job_id: str, item: NewItem, chunk_ids: Sequence[int]) -> tuple[object, ...]:
+    encode = msgspec.json.encode
+    return (
+        job_id,
+        item.idx,
+        item.custom_id,
+        item.line,
+        encode(item.input).decode(),
+        None if item.extra is None else encode(item.extra).decode(),
+        None if item.chunk is None else chunk_ids[item.chunk],
+        item.input_tokens,
+        item.same_as,
+        None if item.reference is None else encode(item.reference).decode(),
+    )
 
 
 def count_in(
@@ -95,34 +105,49 @@ def count_in(
     )
 
 
-def clear(session: Session, lease: StepLease) -> bool:
-    """Remove a part of what an earlier or failed ingest wrote; True when nothing is left.
+# An item's result goes with it, and so does its share of its chunk and of the counts.
+_REMOVE = text("""
+    WITH gone AS (
+        DELETE FROM items WHERE job_id = :job AND idx > :floor RETURNING chunk_id, reference
+    ), retracted AS (
+        DELETE FROM results WHERE job_id = :job AND idx > :floor RETURNING outcome
+    ), emptied AS (
+        SELECT chunk_id, count(*) AS items FROM gone WHERE chunk_id IS NOT NULL GROUP BY chunk_id
+    ), cut AS (
+        UPDATE chunks SET items = chunks.items - emptied.items,
+            tokens = chunks.tokens * (chunks.items - emptied.items) / chunks.items
+        FROM emptied WHERE chunks.id = emptied.chunk_id RETURNING emptied.items
+    )
+    UPDATE jobs SET total = total - (SELECT count(*) FROM gone),
+        queued = queued - (SELECT coalesce(sum(items), 0) FROM cut),
+        succeeded = succeeded - (SELECT count(*) FROM retracted WHERE outcome = 'succeeded'),
+        failed = failed - (SELECT count(*) FROM retracted WHERE outcome = 'failed'),
+        referenced = referenced - (SELECT count(*) FROM gone WHERE reference IS NOT NULL)
+    WHERE id = :job
+""")
 
-    A part a transaction, so that a million items do not outlast the statement timeout.
+
+def clear(session: Session, lease: StepLease, at_once: int = _DELETE_AT_ONCE) -> bool:
+    """Remove a part of what an earlier or failed ingest wrote, the last items first; True when nothing is left.
+
+    A part a transaction, so that a million items do not outlast the statement timeout. Its counts go with
+    it: the job may be cancelled between two parts, and then ends with the items that are left.
     """
     hold(session, lease, JobStatus.VALIDATING)
-    values = {"job": lease.job_id, "limit": _DELETE_AT_ONCE}
-    for table in ("results", "items"):
-        gone = session.execute(
-            text(f"""
-                DELETE FROM {table} WHERE job_id = :job AND idx < (
-                    SELECT min(idx) FROM {table} WHERE job_id = :job) + :limit
-                RETURNING 1
-            """),
-            values,
-        )
-        if gone.first() is not None:
-            return False
-    session.execute(text("DELETE FROM chunks WHERE job_id = :job"), values)
+    values = {"job": lease.job_id}
+    last = session.execute(text("SELECT max(idx) FROM items WHERE job_id = :job"), values).scalar_one()
+    if last is None:
+        return True
+    session.execute(_REMOVE, values | {"floor": last - at_once})
+    session.execute(text("DELETE FROM chunks WHERE job_id = :job AND items = 0"), values)
     session.execute(
         text("""
-            UPDATE jobs SET total = 0, queued = 0, running = 0, succeeded = 0, failed = 0, cancelled = 0, expired = 0,
-                queued_tokens = 0, referenced = 0
+            UPDATE jobs SET queued_tokens = (SELECT coalesce(sum(tokens), 0) FROM chunks WHERE job_id = :job)
             WHERE id = :job
         """),
         values,
     )
-    return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

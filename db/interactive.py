@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from db import jobs
 from db.chunks import NewChunk, add_chunks
 from db.inputs import estimated_tokens
-from db.intake import NewItem, add_items
+from db.intake import NewItem, add_item
 from db.jobs import NewJob
 from db.lines import ResultRow
 from db.models import Job
@@ -44,7 +44,7 @@ def submit(
     job.queued_tokens = cost
     session.flush()
     chunk_ids = add_chunks(session, job.id, [NewChunk(new.model, params, 1, cost)])
-    add_items(session, job.id, [NewItem(0, custom_id, 1, body, None, tokens, chunk=0, same_as=None)], chunk_ids)
+    add_item(session, job.id, NewItem(0, custom_id, 1, body, None, tokens, chunk=0, same_as=None), chunk_ids)
     session.refresh(job)
     return job
 

@@ -9,11 +9,12 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db import files
+from db import deliveries, files, quotas
 from db.cursors import Order, Page, beyond, born, is_id, page
-from db.errors import Conflict, IllegalTransition, NotFound, TooManyJobs
+from db.errors import Conflict, IllegalTransition, NotFound
 from db.ids import new_id
 from db.models import File, IdempotencyKey, Job
+from db.quotas import Amounts, Limits
 from db.states import JobStatus, is_final, may_become
 
 PREFIX = "job_"
@@ -27,7 +28,10 @@ _RUNNABLE = (JobStatus.VALIDATING.value, JobStatus.IN_PROGRESS.value)
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job whose parts are all checked. Its inputs are a file's, or those spooled under `inputs_key`."""
+    """A job whose parts are all checked. Its inputs are a file's, or those spooled under `inputs_key`.
+
+    What `announced_…` says of spooled ones counts against the tenant's quotas at once; of a file, ingest tells.
+    """
 
     id: str
     task: str
@@ -43,12 +47,22 @@ class NewJob:
     dry_run: bool = False
     input_file_id: str | None = None
     inputs_key: str | None = None
+    inputs_bytes: int = 0
+    announced_items: int = 0
+    announced_tokens: int = 0
     dialect: str = "bushel"
     endpoint: str | None = None
     output_lifetime: timedelta | None = None
     parent_id: str | None = None
     selection: str | None = None
     fingerprint: str | None = None
+
+    @property
+    def wanted(self) -> Amounts:
+        """What it takes of its tenant's quotas. A dry run is a job, but queues nothing."""
+        if self.dry_run:
+            return Amounts(open_jobs=1, stored_bytes=self.inputs_bytes)
+        return Amounts(1, self.announced_items, self.announced_tokens, self.inputs_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +97,11 @@ def submit(
     idempotency: Idempotency | None = None,
     *,
     retried: bool = False,
-    max_open: int | None = None,
+    limits: Limits | None = None,
 ) -> Submitted:
-    """Insert the job, and the idempotency key with it, in the caller's transaction; TooManyJobs beyond `max_open`.
+    """Insert the job, and the idempotency key with it, in the caller's transaction.
+
+    With `limits`, those of tenants that have none of their own, it raises QuotaExceeded where the tenant has no room.
 
     Of two requests with one key, the second waits at the unique index until the first has ended,
     and then gets the first's job - or Conflict, if it asked for something else. Without a key, a
@@ -97,8 +113,8 @@ def submit(
         _queue_up(session, tenant_id, new.fingerprint)
     if (made := earlier(session, tenant_id, idempotency, new.fingerprint if retried else None)) is not None:
         return Submitted(made, is_new=False)
-    if max_open is not None:
-        _ensure_quota(session, tenant_id, max_open)
+    if limits is not None:
+        quotas.admit(session, tenant_id, new.wanted, limits)
     if new.input_file_id is not None:
         _hold_input(session, tenant_id, new.input_file_id)
     if new.parent_id is not None:
@@ -137,22 +153,6 @@ def _queue_up(session: Session, tenant_id: str, fingerprint: str) -> None:
     session.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:said, 0))"), {"said": f"{tenant_id} {fingerprint}"}
     )
-
-
-def _ensure_quota(session: Session, tenant_id: str, max_open: int) -> None:
-    """Requests at the same moment may each see room for one: the quota keeps a runaway script out, not the last job."""
-    # Not a count of all: the row after the last one allowed is enough, and is looked for in the index of open jobs.
-    beyond_quota = session.execute(
-        text("""
-            SELECT 1 FROM jobs
-            WHERE tenant_id = :tenant AND NOT interactive
-                AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
-            OFFSET :most LIMIT 1
-        """),
-        {"tenant": tenant_id, "most": max_open - 1},
-    ).first()
-    if beyond_quota is not None:
-        raise TooManyJobs(max_open)
 
 
 def replayed(session: Session, tenant_id: str, idempotency: Idempotency) -> Job | None:
@@ -214,6 +214,9 @@ def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
         job_metadata=new.metadata,
         input_file_id=new.input_file_id,
         inputs_key=new.inputs_key,
+        inputs_bytes=new.inputs_bytes,
+        announced_items=new.announced_items,
+        announced_tokens=new.announced_tokens,
         created_at=created,
         expires_at=None if new.expires_in is None else created + new.expires_in,
     )
@@ -335,7 +338,7 @@ def set_paused(session: Session, tenant_id: str, job_id: str, is_paused: bool) -
 
 
 def delete(session: Session, tenant_id: str, job_id: str) -> None:
-    """Remove a job that has ended, with items, results and chunks; its own files become tombstones.
+    """Remove a job that has ended, with items, results, chunks and events; its own files become tombstones.
 
     The file it was submitted with is its owner's and stays.
     """
@@ -355,6 +358,7 @@ def delete(session: Session, tenant_id: str, job_id: str) -> None:
     if gone is None:
         raise NotFound("job", job_id)
     session.expunge(job)
+    deliveries.forget_job(session, tenant_id, job_id)
     session.execute(
         update(File)
         .where(File.id.in_(own), File.tenant_id == tenant_id, File.deleted_at.is_(None))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.chunks import LEASE_SECONDS, MAX_CRASHES
+from db.chunks import LEASE_SECONDS, MAX_CRASHES, SPLIT_CRASHES
 from db.recording import NewResult, record
 from db.states import ChunkState, JobStatus, Outcome
+from db.steps import STEP_LEASE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,45 @@ def inherit(session: Session, slot: str, heir: str) -> None:
     session.execute(text("DELETE FROM workers WHERE starts_with(id, :slot) AND id <> :heir"), values)
 
 
+_SHORTEN_CHUNKS = text("""
+    UPDATE chunks SET lease_expires_at = now() + :lease * interval '1 second'
+    WHERE state = 'leased' AND lease_expires_at > now() + (:lease + :slack) * interval '1 second'
+""")
+_SHORTEN_STEPS = text("""
+    UPDATE jobs SET step_expires_at = now() + :lease * interval '1 second'
+    WHERE status IN ('validating', 'finalizing', 'cancelling')
+        AND step_expires_at > now() + (:lease + :slack) * interval '1 second'
+""")
+_SLACK_SECONDS = 5
+
+
+def shorten(session: Session) -> None:
+    """Cut leases that are longer than any lease is: the database's clock was set back while they ran.
+
+    Whoever is alive renews theirs as before; of a process that died they would have lasted as long as the clock lost.
+    """
+    session.execute(_SHORTEN_CHUNKS, {"lease": LEASE_SECONDS, "slack": _SLACK_SECONDS})
+    session.execute(_SHORTEN_STEPS, {"lease": STEP_LEASE_SECONDS, "slack": _SLACK_SECONDS})
+
+
+def acquit(session: Session, chunk_id: int, known_crashes: int) -> bool:
+    """Take back the crash that a worker is charged with whose lease ran out and that is alive; whether there was one.
+
+    It was frozen, or cut off from the database, and the chunk is not to blame. `known_crashes` are those of when it
+    was claimed. Only for a chunk that ran to its end: one that hangs the device must stay charged.
+    """
+    acquitted = session.execute(
+        text("""
+            UPDATE chunks SET crashes = crashes - 1
+            WHERE state IN ('ready', 'leased')
+                AND ((id = :chunk AND crashes > :known) OR (parent_id = :chunk AND crashes > 0))
+            RETURNING id
+        """),
+        {"chunk": chunk_id, "known": known_crashes},
+    )
+    return acquitted.first() is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
     """An expired lease and what became of its chunk."""
@@ -109,17 +149,17 @@ def reclaim(session: Session) -> Reclaimed | None:
         text("""
             SELECT id, attempt, job_id, model, items, crashes + 1 AS crashes FROM chunks
             WHERE state = 'leased' AND lease_expires_at < now()
-            ORDER BY lease_expires_at LIMIT 1 FOR UPDATE SKIP LOCKED
+            ORDER BY lease_expires_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
         """)
     ).one_or_none()
     if chunk is None:
         return None
     session.execute(text("UPDATE chunks SET crashes = crashes + 1 WHERE id = :id"), {"id": chunk.id})
-    groups = _groups(session, chunk.id) if chunk.crashes >= MAX_CRASHES else []
+    groups = _groups(session, chunk.id) if chunk.crashes >= SPLIT_CRASHES else []
     if len(groups) > 1 and _is_running(session, chunk.job_id):
         _split(session, chunk.id, chunk.attempt, groups)
         return Reclaimed(chunk.id, chunk.job_id, chunk.model, ChunkState.SPLIT, finalize=False)
-    lone = groups[0] if len(groups) == 1 else []
+    lone = groups[0] if len(groups) == 1 and chunk.crashes >= MAX_CRASHES else []
     recorded = record(session, chunk.id, chunk.attempt, [_crashed(idx, chunk.crashes) for idx in lone])
     state = ChunkState.READY if recorded.handed_back else ChunkState.DONE
     return Reclaimed(chunk.id, chunk.job_id, chunk.model, state, recorded.finalize)
@@ -150,10 +190,10 @@ def _groups(session: Session, chunk_id: int) -> list[list[int]]:
 
 
 def _split(session: Session, chunk_id: int, attempt: int, groups: list[list[int]]) -> None:
-    """Give every item (with its twins) a chunk of its own, one crash away from being failed.
+    """Give every item (with its twins) a chunk of its own, two crashes away from being failed.
 
     Straight to single items, because a dead worker costs more - a model load, the time until its
-    lease runs out - than the few milliseconds that a chunk does: a killer is found at the third death.
+    lease runs out - than the few milliseconds that a chunk does: a killer is found at the fourth death.
     """
     total = sum(map(len, groups))
     for idxs in groups:
@@ -167,7 +207,7 @@ def _split(session: Session, chunk_id: int, attempt: int, groups: list[list[int]
                 UPDATE items SET chunk_id = piece.id FROM piece
                 WHERE items.job_id = piece.job_id AND items.idx = ANY(:idxs)
             """),
-            {"chunk": chunk_id, "items": len(idxs), "total": total, "crashes": MAX_CRASHES - 1, "idxs": idxs},
+            {"chunk": chunk_id, "items": len(idxs), "total": total, "crashes": SPLIT_CRASHES - 1, "idxs": idxs},
         )
     closed = session.execute(
         text("""

@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from db.formulas import Formulas, marked
+
 LineFormat = Literal["jsonl", "csv", "txt"]
 ADDED = ("output", "status", "error")
-# OWASP's list: what a spreadsheet may take for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # In UTF-8, and as JSON may write them.
 _BREAKS = [(chr(code).encode(), f"\\u{code:04x}".encode()) for code in (0x85, 0x2028, 0x2029)]
 
@@ -99,14 +99,15 @@ def writer_for(
     job_format: Mapping[str, Any],
     include_input: bool = False,
     *,
-    safe: bool = False,
+    safe: bool | None = None,
     aligned: bool = False,
 ) -> LineWriter:
     """The writer for `format` of results of a job whose input was `job_format` (the job row's JSON).
 
-    `include_input` adds the input to JSONL lines; CSV has its columns anyway. `safe` puts a `'` before
-    output that a spreadsheet would take for a formula. `aligned` keeps TXT output line by line beside
-    the TXT input it answers, where rows are missing; it needs all rows from the first, in input order.
+    `include_input` adds the input to JSONL lines; CSV has its columns anyway. `safe` puts a `'` before every CSV cell
+    that a spreadsheet would take for a formula; None: as the job says, which it does unless told to keep them.
+    `aligned` keeps TXT output line by line beside the TXT input it answers, where rows are missing; it needs all rows
+    from the first, in input order.
     """
     if format == "jsonl":
         return JSONLines(include_input)
@@ -143,13 +144,16 @@ class JSONLines:
 
 
 class CSVLines:
-    """RFC 4180, but with the input's own delimiter. The columns of a CSV input come first, as they were."""
+    """RFC 4180, but with the input's own delimiter. The columns of a CSV input come first.
 
-    def __init__(self, job_format: Mapping[str, Any], safe: bool = False) -> None:
+    Every cell, the header's and the input's too, is escaped by the job's format or by `safe`; see db.formulas.
+    """
+
+    def __init__(self, job_format: Mapping[str, Any], safe: bool | None = None) -> None:
         columns = job_format.get("columns") if job_format.get("type") == "csv" else None
         self._columns: list[str] | None = [str(column) for column in columns] if columns else None
         self._has_header = self._columns is None or bool(job_format.get("has_header", True))
-        self._safe = safe
+        self._is_safe = Formulas.of(job_format) is not Formulas.KEEP if safe is None else safe
         delimiter = str(job_format.get("delimiter") or ",") if self._columns else ","
         is_tsv = delimiter == "\t"
         self.extension = "tsv" if is_tsv else "csv"
@@ -167,22 +171,19 @@ class CSVLines:
     def line(self, row: ResultRow) -> bytes:
         error = row.error
         shown = f"{error['code']}: {error['message']}" if error else row.notice
-        return self._row([*self._input_cells(row), self._guarded(row.text), row.status, self._guarded(shown)])
+        return self._row([*self._input_cells(row), row.text, row.status, shown])
 
     def _input_cells(self, row: ResultRow) -> list[str]:
         if self._columns is None:
-            return [self._guarded(row.custom_id), input_text(row.input)]
+            return [row.custom_id, input_text(row.input)]
         cells = [str(cell) for cell in row.extra or ()]
         # A row refused for its number of cells still gets as many as the header has.
         return (cells + [""] * len(self._columns))[: len(self._columns)]
 
-    def _guarded(self, text: str) -> str:
-        return f"'{text}" if self._safe and text.startswith(_FORMULA) else text
-
     def _row(self, cells: Sequence[str]) -> bytes:
         self._buffer.seek(0)
         self._buffer.truncate()
-        self._writer.writerow(cells)
+        self._writer.writerow([marked(cell) for cell in cells] if self._is_safe else cells)
         return self._buffer.getvalue().encode()
 
 

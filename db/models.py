@@ -51,12 +51,17 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """Who owns jobs, files and keys."""
+    """Who owns jobs, files and keys, and how much of each (None: what the service's settings say)."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    open_jobs: Mapped[int | None] = mapped_column(BigInteger)
+    queued_items: Mapped[int | None] = mapped_column(BigInteger)
+    queued_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    requests_per_second: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class APIKey(Base):
@@ -68,10 +73,32 @@ class APIKey(Base):
     name: Mapped[str]
     salt: Mapped[str]
     secret_hash: Mapped[str]
+    scopes: Mapped[list[Any]] = mapped_column(server_default=text("""'["read", "submit"]'"""))
+    # The secret before the last rotation, while it still opens.
+    previous_salt: Mapped[str | None]
+    previous_hash: Mapped[str | None]
+    previous_expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+
+
+class AuditEntry(Base):
+    """Who did what to what: no texts and no secrets. Entries are only inserted."""
+
+    __tablename__ = "audit_log"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column("at", server_default=func.now())
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    # The id of a key, or "operator".
+    actor: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    detail: Mapped[JSON]
+    request_id: Mapped[str | None]
+    address: Mapped[str | None]
+    __table_args__ = (Index("ix_audit_log_listing", "tenant_id", text("at DESC"), text("id DESC")),)
 
 
 class File(Base):
@@ -95,6 +122,7 @@ class File(Base):
     __table_args__ = (
         Index("ix_files_listing", "tenant_id", text("created_at DESC"), text("id DESC")),
         Index("ix_files_removal", "deleted_at", postgresql_where=text("bytes_removed_at IS NULL")),
+        Index("ix_files_stored", "tenant_id", postgresql_where=text("bytes_removed_at IS NULL")),
     )
 
 
@@ -152,6 +180,10 @@ class Job(Base):
     input_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     # Inline inputs are spooled to the store, so that ingest has one way in.
     inputs_key: Mapped[str | None]
+    inputs_bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    # What inline inputs will come to: it counts against the tenant's quotas until ingest has counted them.
+    announced_items: Mapped[int] = mapped_column(server_default="0")
+    announced_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     error_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
 
@@ -187,6 +219,12 @@ class Job(Base):
             "status",
             postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
         ),
+        Index(
+            "ix_jobs_tenant_open",
+            "tenant_id",
+            postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
+        ),
+        Index("ix_jobs_spooled", "tenant_id", postgresql_where=text("inputs_bytes > 0")),
         CheckConstraint("selection IN ('unfinished')", name="selection"),
         Index("ix_jobs_parent_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         Index(

@@ -89,12 +89,13 @@ _SURROUNDINGS = text("""
                 -- Jobs of one priority take turns: of a longer one, only as much as ours is served before ours ends.
                 coalesce(sum(CASE WHEN priority > page.priority THEN queued_tokens
                     ELSE least(queued_tokens, page.queued_tokens) END), 0) AS tokens
-            FROM jobs
+            -- Of all tenants, whose rows a tenant's session does not see: the views tell how much there is, not whose.
+            FROM open_work work
             WHERE status = 'in_progress' AND NOT paused AND queued > 0
                 AND id <> page.id AND priority >= page.priority
                 -- One with several models counts whole: how much of it is for ours would take a sum over its chunks.
-                AND (model = ANY(mine.models) OR (model IS NULL AND EXISTS (SELECT FROM chunks c
-                    WHERE c.job_id = jobs.id AND c.model = ANY(mine.models) AND c.state = 'ready')))
+                AND (model = ANY(mine.models) OR (model IS NULL AND EXISTS (SELECT FROM ready_work c
+                    WHERE c.job_id = work.id AND c.model = ANY(mine.models))))
         ) AS other
     )
     SELECT now() AS now, (SELECT count(*) FROM alive) AS live_workers,

@@ -1,7 +1,9 @@
 """Connections to PostgreSQL that give up in seconds instead of hanging."""
 
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.orm import Session, sessionmaker
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 Sessions = sessionmaker[Session]
 
@@ -39,3 +41,25 @@ def connect(database_url: str, pool: int = 8, application: str = "bushel") -> En
 
 def sessions(engine: Engine) -> Sessions:
     return sessionmaker(engine, expire_on_commit=False)
+
+
+# The role has no rights but on rows of the tenant that the setting names (migration 0004). Both settings end with the
+# transaction.
+TENANT_ROLE = "bushel_tenant"
+_CONFINE = text(f"SELECT set_config('role', '{TENANT_ROLE}', true), set_config('bushel.tenant', :tenant, true)")
+
+
+def confined(engine: Engine, tenant: Callable[[], str]) -> Sessions:
+    """Sessions that see and write nothing but what belongs to `tenant()`, asked as each transaction begins.
+
+    A wall behind the conditions of the queries, not instead of them. "" is nobody: no row is visible then.
+    """
+    made = sessions(engine)
+
+    def confine(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        # A savepoint is inside a transaction that is confined already.
+        if not transaction.nested:
+            connection.execute(_CONFINE, {"tenant": tenant()})
+
+    event.listen(made, "after_begin", confine)
+    return made

@@ -111,6 +111,10 @@ class FileStore(ABC):
         """Delete what stands directly in the folder for so long; the count of it."""
 
     @abstractmethod
+    def old_keys(self, folder: str, older_than_seconds: float) -> Iterator[str]:
+        """What stands directly in the folder for so long."""
+
+    @abstractmethod
     def _create(self, name: str) -> BinaryIO: ...
 
     @abstractmethod
@@ -154,6 +158,16 @@ class FolderStore(FileStore):
                 # Its writer ended between the listing and now.
                 continue
         return gone
+
+    def old_keys(self, folder: str, older_than_seconds: float) -> Iterator[str]:
+        limit = time.time() - older_than_seconds
+        for path in (self._folder / folder).glob("*"):
+            try:
+                is_old = path.stat().st_mtime < limit
+            except FileNotFoundError:
+                continue
+            if is_old:
+                yield f"{folder}/{path.name}"
 
     def _create(self, name: str) -> BinaryIO:
         path = self._folder / name
@@ -216,6 +230,14 @@ class RemoteStore(FileStore):
                 self._system.rm_file(path)
                 gone += 1
         return gone
+
+    def old_keys(self, folder: str, older_than_seconds: float) -> Iterator[str]:
+        limit = time.time() - older_than_seconds
+        if not self._system.exists(self._path(folder)):
+            return
+        for path in self._system.ls(self._path(folder), detail=False):
+            if self._system.modified(path).timestamp() < limit:
+                yield f"{folder}/{path.rpartition('/')[2]}"
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -1,6 +1,7 @@
 """Where webhooks may point: which URLs, and which addresses behind them. Pure."""
 
 import ipaddress
+import re
 import socket
 
 import httpx
@@ -20,6 +21,12 @@ _METADATA = frozenset(
 
 # Said where the setting would make a difference.
 _UNLESS = ", unless BUSHEL_WEBHOOK_PRIVATE_ADDRESSES is set on the server"
+
+
+# What the name system can hold (RFC 1123, and underscores, which are in use), as it is sent, so already in IDNA. The
+# last part has a letter: what ends in a number is an address, and this one is none.
+_LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rb"(?=.{1,254}\Z)(?:" + _LABEL + rb"\.)*(?=[^.]*[A-Za-z])" + _LABEL + rb"\.?")
 
 
 class BadTarget(ValueError):
@@ -47,6 +54,8 @@ def check_url(url: str, allow_private: bool) -> httpx.URL:
     if parsed.fragment:
         raise BadTarget("must not have a fragment (#…)")
     _check_host(parsed.host, allow_private)
+    if literal(parsed.host) is None and not _NAME.fullmatch(parsed.raw_host):
+        raise BadTarget("must name a host by letters, digits, hyphens and dots, or by its address")
     return parsed
 
 

@@ -1,5 +1,8 @@
 """What passes with time: deadlines, retention, jobs that missed their last step."""
 
+from dataclasses import dataclass
+from datetime import timedelta
+
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -49,6 +52,29 @@ def waiting_models(session: Session) -> list[str]:
         """)
     )
     return list(rows.scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Outlived:
+    """A job that ended so long ago that it is to be deleted."""
+
+    tenant_id: str
+    job_id: str
+
+
+def outlived(session: Session, retention: timedelta, limit: int) -> list[Outlived]:
+    """Jobs that ended longer ago than `retention`, oldest first; delete each with db.jobs.delete."""
+    rows = session.execute(
+        text("""
+            SELECT tenant_id, id FROM jobs
+            WHERE created_at < now() - :retention AND NOT interactive
+                AND coalesce(completed_at, failed_at, expired_at, cancelled_at) < now() - :retention
+                AND status IN ('completed', 'failed', 'expired', 'cancelled')
+            ORDER BY created_at LIMIT :limit
+        """),
+        {"retention": retention, "limit": limit},
+    )
+    return [Outlived(*row) for row in rows]
 
 
 def forget_idempotency_keys(session: Session) -> None:

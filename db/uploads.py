@@ -155,6 +155,13 @@ def expire(session: Session) -> None:
         .values(status=UploadStatus.EXPIRED.value)
         .execution_options(synchronize_session=False)
     )
+    # Of what came to nothing not even the name is kept.
+    session.execute(
+        update(Upload)
+        .where(Upload.status.in_([UploadStatus.CANCELLED.value, UploadStatus.EXPIRED.value]), Upload.filename != "")
+        .values(filename="", mime_type="")
+        .execution_options(synchronize_session=False)
+    )
     # Not before their parts are: without the rows, nobody would know of the bytes.
     session.execute(
         text("""

@@ -35,8 +35,10 @@ def worker(host: str | None = None) -> tuple[bool, str]:
     """Alive or not, judged by the ledger's clock."""
     import psycopg
 
+    from db import secret_files
+
     host = host or socket.gethostname()
-    url = os.environ["BUSHEL_DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://", 1)
+    url = str(secret_files.setting("BUSHEL_DATABASE_URL", os.environ)).replace("postgresql+psycopg://", "postgresql://")
     try:
         with psycopg.connect(url, connect_timeout=5, options="-c statement_timeout=5000") as connection:
             row = connection.execute(HEARTBEAT, (host, HEARTBEAT_SECONDS)).fetchone()

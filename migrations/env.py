@@ -13,17 +13,20 @@ _LOCK = 7_205_759_403
 
 def run() -> None:
     engine = connect(context.config.attributes.get("url") or Settings.from_environment().database_url, pool=2)
-    with engine.connect() as connection:
-        connection.execute(text("SET lock_timeout = '10s'"))
-        connection.execute(text("SET statement_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-        connection.commit()
-        context.configure(connection, target_metadata=Base.metadata)
-        with context.begin_transaction():
-            context.run_migrations()
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
-        connection.commit()
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SET lock_timeout = '10s'"))
+            connection.execute(text("SET statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            connection.commit()
+            context.configure(connection, target_metadata=Base.metadata)
+            with context.begin_transaction():
+                context.run_migrations()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+            connection.commit()
+    finally:
+        # The connection, and the lock with it, must not outlast a migration that fails.
+        engine.dispose()
 
 
 run()

@@ -19,7 +19,7 @@ from models.registry import Registry
 from models.spec import EngineKind, ModelSpec, Task
 from workers.finalize import Finalize
 from workers.formats import Bounds
-from workers.ingest import Ingest
+from workers.ingest import WINDOW_ITEMS, Ingest
 
 BOUNDS = Bounds(bytes=10**9, lines=10**8)
 ECHO = ModelSpec("echo", Task.TRANSLATION, Path("/nowhere"), EngineKind.ECHO, default=True)
@@ -35,6 +35,7 @@ class Ledger:
     folder: Path
     registry: Registry = field(default_factory=lambda: Registry([ECHO]))
     bell: RecordingDoorbell = field(default_factory=RecordingDoorbell)
+    window_items: int = WINDOW_ITEMS
 
     def __post_init__(self) -> None:
         self.store = FolderStore(self.folder)
@@ -64,7 +65,11 @@ class Ledger:
         return job_id
 
     def ingest(self, job_id: str, owner: str = "ingester") -> bool:
-        return Ingest(self.sessions, self.store, lambda: self.registry, self.bell, BOUNDS, owner).run(job_id)
+        registry = self.registry
+        step = Ingest(
+            self.sessions, self.store, lambda: registry, self.bell, BOUNDS, owner, window_items=self.window_items
+        )
+        return step.run(job_id)
 
     def finalize(self, job_id: str) -> bool:
         return Finalize(self.sessions, self.store, self.bell, "finalizer").run(job_id)

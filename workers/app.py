@@ -9,6 +9,7 @@ from typing import Any
 from celery import bootsteps, signals
 from kombu.entity import Exchange, Queue
 
+from db.discretion import guard, leave_no_core
 from db.doorbell import IO_QUEUE, CeleryDoorbell, broker, model_queue
 from db.errors import ConfigError
 from db.ringing import BackgroundDoorbell
@@ -24,6 +25,7 @@ except (ConfigError, RegistryError) as exc:
     raise SystemExit(f"bushel worker: {exc}") from None
 
 app = broker(settings.broker_url)
+app.conf.worker_consumer = "workers.rings:RingConsumer"
 # Each with an exchange of its own name, as publishers make them; without one, all would share the default's.
 app.conf.task_queues = [
     Queue(name, Exchange(name, "direct"), name) for name in (IO_QUEUE, *(model_queue(model) for model in _models))
@@ -50,6 +52,17 @@ def _refuse_forking(sender: Any, **_: Any) -> None:
     pool = getattr(sender.pool_cls, "__module__", str(sender.pool_cls))
     if "thread" not in pool and "solo" not in pool:
         raise SystemExit("bushel worker: start with --pool threads (a forked process cannot use a loaded model)")
+
+
+@signals.worker_init.connect
+def _leave_no_core(**_: Any) -> None:
+    leave_no_core()
+
+
+@signals.after_setup_task_logger.connect
+@signals.after_setup_logger.connect
+def _guard_log(logger: logging.Logger, **_: Any) -> None:
+    guard(logger, settings.passwords)
 
 
 @signals.after_setup_logger.connect

@@ -23,6 +23,12 @@ class WorkerSettings(Settings):
         20 * 2**30, ge=1, description="largest size of an input file after unpacking, in bytes"
     )
     max_lines: int = Field(20_000_000, ge=1, description="most lines an input file may have, blank ones included")
+    retention_days: float | None = Field(
+        None,
+        gt=0,
+        description="jobs that ended longer ago than so many days are deleted, as if their owners had asked for it;"
+        " default: kept until they are deleted",
+    )
     worker_slot: str | None = Field(
         None,
         description="a name that one process at a time has on this host, given by whoever restarts it: leases of a"

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from standardwebhooks import Webhook
 
-from db import deliveries
+from db import deliveries, faults
 from db.deliveries import Attempt, Claim
 from db.session import Sessions
 from db.states import DeliveryState
@@ -31,7 +31,10 @@ class Delivery:
         """Try everything that is due; how many tries that were."""
         tries = 0
         while not self._should_stop() and (claim := self._claim()) is not None:
-            self._settle(claim, self._send(claim))
+            faults.reached("in delivery")
+            attempt = self._send(claim)
+            faults.reached("after delivery")
+            self._settle(claim, attempt)
             tries += 1
         return tries
 

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import chunks, files, results, steps, webhooks
+from db import chunks, faults, files, results, steps, webhooks
 from db.doorbell import DELIVER, Doorbell
 from db.errors import LeaseLost
 from db.ids import renamed
@@ -21,9 +21,10 @@ from db.notices import announce
 from db.session import Sessions
 from db.states import JobStatus, Outcome, leftover
 from db.steps import StepLease
-from db.store import FileStore, Writer
+from db.store import FileStore, StoreFull, Writer
 from dialects.writing import writers
 from workers.report import ScoringFailed, Subject, write_report
+from workers.room import DiskNearlyFull
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +74,20 @@ class Finalize:
         doorbell: Doorbell,
         owner: str,
         should_stop: Callable[[], bool] = lambda: False,
+        has_room: Callable[[int], bool] = lambda wanted: True,
     ) -> None:
         self._sessions, self._store, self._doorbell = sessions, store, doorbell
-        self._owner, self._should_stop = owner, should_stop
+        self._owner, self._should_stop, self._has_room = owner, should_stop, has_room
+        # Bytes that files of jobs took when they did not fit, so that they are not written again and again in vain.
+        self._wanted: dict[str, int] = {}
 
     def run(self, job_id: str) -> bool:
-        """End one job; False when it is not due, or workers still hold items of it (they ring when done)."""
+        """End one job; False when it is not due, or workers still hold items of it (they ring when done).
+
+        With the disk full it waits, as it is, and is tried again: no result is lost for want of a file.
+        """
+        if not self._has_room(self._wanted.get(job_id, 0)):
+            return False
         with self._sessions.begin() as session:
             status = _status(session, job_id)
             if status not in (JobStatus.FINALIZING, JobStatus.CANCELLING):
@@ -94,6 +103,9 @@ class Finalize:
         except LeaseLost as exc:
             logger.info("finalize of %s given up: %s", job_id, exc, extra={"action": "finalize_lost", "job_id": job_id})
             return False
+        except (DiskNearlyFull, StoreFull) as exc:
+            logger.warning("job %s waits: %s", job_id, exc, extra={"action": "finalize_waits", "job_id": job_id})
+            return False
         finally:
             with self._sessions.begin() as session:
                 steps.leave(session, lease)
@@ -106,6 +118,7 @@ class Finalize:
         try:
             if ending.total and ending.keeps_files:
                 self._write(lease, ending, written)
+            faults.reached("in finalize")
             with self._sessions.begin() as session:
                 steps.hold(session, lease, ending.status)
                 final = self._end(session, lease.job_id, ending, written)
@@ -113,6 +126,8 @@ class Finalize:
         except BaseException:
             self._discard(written)
             raise
+        faults.reached("after finalize")
+        self._wanted.pop(lease.job_id, None)
         if is_awaited:
             self._doorbell.ring(DELIVER)
         logger.info("job %s is %s", lease.job_id, final, extra={"action": f"job_{final}", "job_id": lease.job_id})
@@ -188,14 +203,21 @@ class Finalize:
         self, lease: StepLease, name: str, ending: _Ending, lines: LineWriter, keep: Callable[[ResultRow], bool]
     ) -> files.NewFile:
         file_id = files.new_file_id()
-        with self._store.writer(files.store_key(file_id)) as writer:
-            writer.write(lines.header())
-            rows = results.rows(self._sessions, lease.job_id, unfinished=leftover(ending.status).value)
-            renew = self._renewal(lease)
-            for row in rows:
-                if keep(row):
-                    writer.write(lines.line(row))
-                renew()
+        written = 0
+        try:
+            with self._store.writer(files.store_key(file_id)) as writer:
+                writer.write(lines.header())
+                rows = results.rows(self._sessions, lease.job_id, unfinished=leftover(ending.status).value)
+                renew = self._renewal(lease)
+                for row in rows:
+                    if keep(row):
+                        writer.write(lines.line(row))
+                        written = writer.bytes
+                    renew()
+        except (DiskNearlyFull, StoreFull):
+            # It takes more than this, and nobody knows how much.
+            self._wanted[lease.job_id] = written + written // 4
+            raise
         return _new_file(writer, file_id, lease.job_id, name, ending, lines)
 
     def _score(self, lease: StepLease, ending: _Ending, written: _Written) -> None:
@@ -212,7 +234,7 @@ class Finalize:
         written.made["report"] = _new_file(writer, file_id, lease.job_id, "report", ending, JSONLines())
 
     def _renewal(self, lease: StepLease) -> Callable[[], None]:
-        """To be called often: renews the lease when it is time."""
+        """To be called often: renews the lease when it is time, and looks whether there is still room."""
         renew_at = time.monotonic() + SECONDS_PER_RENEWAL
 
         def renew() -> None:
@@ -227,6 +249,8 @@ class Finalize:
     def _renew(self, lease: StepLease) -> None:
         if self._should_stop():
             raise LeaseLost(f"the finalize step of job {lease.job_id} (the process stops)", lease.attempt)
+        if not self._has_room(0):
+            raise DiskNearlyFull("the disk is nearly full; its files are written once there is room")
         with self._sessions.begin() as session:
             steps.hold(session, lease)
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from db.formulas import Formulas, unmarked
 from db.inputs import (
     Input,
     Problem,
@@ -56,11 +57,12 @@ class Format:
     delimiter: str = ","
     has_header: bool = True
     reference_column: str | None = None
+    csv_formulas: str | None = None
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "Format":
         """From a job row's JSON, where other keys (the header found at ingest) may stand beside ours."""
-        names = ("type", "text_column", "id_column", "delimiter", "has_header", "reference_column")
+        names = ("type", "text_column", "id_column", "delimiter", "has_header", "reference_column", "csv_formulas")
         return cls(**{name: stored[name] for name in names if stored.get(name) is not None})
 
 
@@ -334,6 +336,8 @@ def _csv(guard: _Guard, format: Format, check: Check, source: Source) -> Iterato
         if not cells:
             yield Line(number)
             continue
+        if format.csv_formulas == Formulas.ROUND_TRIP:
+            cells = [unmarked(cell) for cell in cells]
         if places is None:
             places = _header(cells, format, source, number)
             continue

@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
-from db import intake, rates, steps
+from db import faults, intake, quotas, rates, steps
 from db.chunks import add_chunks, open_models
 from db.doorbell import DELIVER, FINALIZE, INGEST, WORK, Doorbell
-from db.errors import LeaseLost
+from db.errors import LeaseLost, QuotaExceeded
 from db.inputs import Problem
+from db.outages import outage
+from db.quotas import Limits
 from db.session import Sessions
 from db.states import JobStatus, Outcome
 from db.steps import StepLease
@@ -28,6 +29,7 @@ from workers.drafts import Drafter
 from workers.effective import MODEL_NOT_FOUND, Setups
 from workers.formats import Bounds, Format, Line, Unreadable, read
 from workers.planning import UNMEASURED_CHUNK_TOKENS, chunk_budget
+from workers.room import DiskNearlyFull
 from workers.selection import ParentDeleted, selected
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ MAX_LISTED_PROBLEMS = 100
 PROBLEM_CHARS, CELL_CHARS = 500, 10
 # An ingest that failed this often, for no reason outside of it, fails its job instead of being tried for ever.
 MAX_ATTEMPTS = 3
+# Of a file with more bad lines than this, more than half of all, the rest is not read: it is not what it is said to be.
+# Every line that is skipped costs two rows, and 100 kB of gzip can hold ten million.
+MAX_INVALID = 50_000
+_NO_LIMITS = Limits()
 
 
 class ProcessStopping(Exception):
@@ -53,6 +59,7 @@ class _Source:
     """What the job row says about its input."""
 
     job_id: str
+    tenant_id: str
     dialect: str
     endpoint: str | None
     task: str
@@ -78,6 +85,11 @@ class _Problems:
         self.total += len(problems)
         self.listed += problems[: MAX_LISTED_PROBLEMS - len(self.listed)]
 
+    def add_last(self, problem: Problem) -> None:
+        """The one that ended it all is kept, however many came before."""
+        self.total += 1
+        self.listed = [*self.listed[: MAX_LISTED_PROBLEMS - 1], problem]
+
     def as_json(self) -> dict[str, Any] | None:
         if not self.total:
             return None
@@ -96,15 +108,22 @@ class Ingest:
         bounds: Bounds,
         owner: str,
         should_stop: Callable[[], bool] = lambda: False,
+        window_items: int = WINDOW_ITEMS,
+        has_room: Callable[[], bool] = lambda: True,
+        limits: Limits = _NO_LIMITS,
     ) -> None:
         self._sessions, self._store, self._registry = sessions, store, registry
         self._doorbell, self._bounds, self._owner, self._should_stop = doorbell, bounds, owner, should_stop
+        self._window_items, self._has_room, self._limits = window_items, has_room, limits
 
     def run(self, job_id: str) -> bool:
         """Validate and store one job's input; False when the step is not due or somebody else is at it.
 
-        A stopping process gives the step up between two windows; another one starts it over.
+        A stopping process gives the step up between two windows; another one starts it over. So does one whose disk
+        is nearly full, once there is room.
         """
+        if not self._has_room():
+            return False
         with self._sessions.begin() as session:
             lease = steps.take(session, job_id, "ingest", self._owner)
         if lease is None:
@@ -117,15 +136,20 @@ class Ingest:
             self._leave(lease)
             self._doorbell.ring(FINALIZE, job_id)
             return True
+        except DiskNearlyFull as exc:
+            logger.warning("job %s waits: %s", job_id, exc, extra={"action": "ingest_waits", "job_id": job_id})
+            self._leave(lease)
+            return False
         except ProcessStopping:
             self._leave(lease)
             self._doorbell.ring(INGEST, job_id)
             return False
-        except (OperationalError, InterfaceError, TimeoutError, OSError):
-            # The database or the store is away: tried again once the lease has run out, as often as it takes.
+        except OSError:
+            # The store is away: tried again once the lease has run out, as often as it takes.
             raise
-        except Exception:
-            if lease.attempt < MAX_ATTEMPTS:
+        except Exception as exc:
+            # The same of the database.
+            if outage(exc) is not None or lease.attempt < MAX_ATTEMPTS:
                 raise
             logger.exception("ingest of %s fails again", job_id, extra={"action": "ingest_failed", "job_id": job_id})
             self._refuse(
@@ -160,7 +184,7 @@ class Ingest:
             self._refuse(lease, Problem(MODEL_NOT_FOUND, str(exc), "add it to the registry or use another one"))
             return []
         setups = Setups(registry, source.dialect, source.task, source.model, source.params)
-        run = _Run(self._sessions, lease, source, setups)
+        run = _Run(self._sessions, lease, source, setups, self._limits)
         columns = self._read(source, run)
         if run.count == 0 and not run.problems.total:
             run.end(_nothing(source))
@@ -177,15 +201,20 @@ class Ingest:
                 lines = reading.lines
                 if source.selection is not None:
                     lines = selected(self._sessions, source.parent_id, lines)
-                for window in _windows(lines):
+                for window in _windows(lines, self._window_items):
                     run.write(window)
                     # Let go of it before the next one is read, or there are two in memory.
                     del window
+                    faults.reached("in ingest")
+                    if not self._has_room():
+                        raise DiskNearlyFull("the disk is nearly full; the input is read again once there is room")
                     if self._should_stop():
                         raise ProcessStopping
                 return reading.columns
         except Unreadable as exc:
             run.end(exc.problem)
+        except QuotaExceeded as exc:
+            run.end(Problem("quota_exceeded", str(exc), "GET /v1/quota tells what there is; then submit it again"))
         except FileNotFoundError:
             run.end(Problem("file_not_found", "the input file's bytes are gone", "upload it again and submit again"))
         except ParentDeleted:
@@ -225,8 +254,8 @@ class Ingest:
         with self._sessions() as session:
             row = session.execute(
                 text("""
-                    SELECT job.id, job.dialect, job.endpoint, job.task, job.model, job.params, job.format,
-                        job.on_error, job.dry_run, job.parent_id, job.selection,
+                    SELECT job.id, job.tenant_id, job.dialect, job.endpoint, job.task, job.model, job.params,
+                        job.format, job.on_error, job.dry_run, job.parent_id, job.selection,
                         coalesce(job.inputs_key, file.store_key) AS store_key,
                         CASE WHEN job.inputs_key IS NULL THEN 'line-' ELSE 'input-' END AS id_prefix
                     FROM jobs job LEFT JOIN files file ON file.id = job.input_file_id WHERE job.id = :job
@@ -235,6 +264,7 @@ class Ingest:
             ).one()
         return _Source(
             row.id,
+            row.tenant_id,
             row.dialect,
             row.endpoint,
             row.task,
@@ -262,6 +292,14 @@ def _lacks_references(source: _Source, run: "_Run") -> bool:
     return is_named and source.selection is None and not run.referenced and not run.problems.total
 
 
+def _mostly_invalid(invalid: int, count: int) -> Problem:
+    return Problem(
+        "mostly_invalid",
+        f"{invalid:,} of the first {count:,} inputs are invalid, so the rest was not read",
+        "look at the problems listed before this one, and check the format that the job names",
+    )
+
+
 def _no_references(source: _Source) -> Problem:
     key = source.format.reference_column
     hint = "name the key that holds it with format.reference_column, or leave that out"
@@ -274,7 +312,7 @@ def _nothing(source: _Source) -> Problem:
     return Problem("empty_file", "the input has no lines", "send at least one input")
 
 
-def _windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
+def _windows(lines: Iterator[Line], most: int = WINDOW_ITEMS) -> Iterator[list[Line]]:
     """Lines in lists of bounded size. Blank ones count, so that writing a window keeps the lease however many come."""
     window: list[Line] = []
     read = chars = 0
@@ -284,7 +322,7 @@ def _windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
             if not line.is_nothing:
                 window.append(line)
                 chars += _chars(line)
-            if read >= WINDOW_ITEMS or chars >= WINDOW_CHARS:
+            if read >= most or chars >= WINDOW_CHARS:
                 yield window
                 window, read, chars = [], 0, 0
     except Unreadable:
@@ -319,8 +357,9 @@ def _chars(line: Line) -> int:
 class _Run:
     """One pass over the input: numbers, checks and writes its lines window by window."""
 
-    def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, setups: Setups) -> None:
+    def __init__(self, sessions: Sessions, lease: StepLease, source: _Source, setups: Setups, limits: Limits) -> None:
         self._sessions, self._lease, self._source, self._setups = sessions, lease, source, setups
+        self._limits = limits
         self._drafter = Drafter(setups, source.dialect, source.id_prefix)
         self.count = self.queued = self.referenced = self._invalid = 0
         self._input_tokens = 0
@@ -338,7 +377,7 @@ class _Run:
     def end(self, problem: Problem) -> None:
         """Note a problem after which the job cannot run, whatever `on_error` says."""
         self.is_unreadable = True
-        self.problems.add([problem])
+        self.problems.add_last(problem)
 
     def estimate(self) -> dict[str, Any]:
         """What the job would cost. Seconds are of one worker at measured rates, None where one was never measured."""
@@ -374,6 +413,9 @@ class _Run:
             queued, tokens = sum(chunk.items for chunk in chunks), sum(chunk.tokens for chunk in chunks)
             referenced = sum(line.input is not None and line.input.reference is not None for line in window)
             intake.count_in(session, job_id, queued, tokens, settled, referenced)
+            if not self._source.dry_run:
+                # Last, because others of the tenant wait from here to the commit.
+                quotas.ensure_queue_within(session, self._source.tenant_id, self._limits)
         self.problems.add(problems)
         self._invalid += sum(result.outcome is Outcome.FAILED for result in settled)
         self.count += len(drafts)
@@ -382,6 +424,8 @@ class _Run:
         for chunk in chunks:
             self._cost[chunk.model] = self._cost.get(chunk.model, 0) + chunk.tokens
             self._input_tokens += chunk.tokens // copies(chunk.params)
+        if self._invalid > MAX_INVALID and self._invalid > self.count / 2:
+            raise Unreadable(_mostly_invalid(self._invalid, self.count))
 
     def _budget(self, session: Session, model: str) -> int:
         if model not in self._rates:

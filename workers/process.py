@@ -7,10 +7,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection
+from datetime import timedelta
 from importlib.metadata import version
 
 from db import leases, steps, workers
+from db.disk import Disks
 from db.doorbell import IO_QUEUE, Doorbell, model_queue
+from db.quotas import Limits
 from db.session import Sessions, connect, sessions
 from db.store import open_store
 from models.catalog import Catalog
@@ -26,6 +29,7 @@ from workers.loops import Loop
 from workers.outbound import Outbound
 from workers.reconcile import SECONDS as RECONCILE_SECONDS
 from workers.reconcile import Reconciler
+from workers.room import Watermark
 from workers.runner import Runner
 from workers.shelf import Shelf
 
@@ -55,9 +59,22 @@ class WorkerProcess:
         registry = catalog.current()
         self._serves = [spec.name for spec in registry.all() if model_queue(spec.name) in queues]
         bounds = Bounds(settings.max_inflated_bytes, settings.max_lines)
-        self.ingest = Ingest(self._sessions, store, catalog.current, doorbell, bounds, self.id, self._stopping.is_set)
-        self.finalize = Finalize(self._sessions, store, doorbell, self.id, self._stopping.is_set)
-        reconciler = Reconciler(self._sessions, store, doorbell)
+        self._has_room = Watermark(Disks(store, settings.data), settings.pause_free_bytes).has_room
+        self.ingest = Ingest(
+            self._sessions,
+            store,
+            catalog.current,
+            doorbell,
+            bounds,
+            self.id,
+            self._stopping.is_set,
+            has_room=self._has_room,
+            limits=Limits(queued_items=settings.tenant_queued_items, queued_tokens=settings.tenant_queued_tokens),
+        )
+        self.finalize = Finalize(self._sessions, store, doorbell, self.id, self._stopping.is_set, self._has_room)
+        days = settings.retention_days
+        retention = None if days is None else timedelta(days=days)
+        reconciler = Reconciler(self._sessions, store, doorbell, retention)
         self._loops = [
             Loop("presence", PRESENCE_SECONDS, self._beat),
             Loop("reconcile", RECONCILE_SECONDS, reconciler.run),
@@ -80,6 +97,7 @@ class WorkerProcess:
             self._serves,
             self._settings.chunk_deadline_seconds,
             self._settings.poll_seconds,
+            has_room=self._has_room,
         )
         return shelf, runner
 

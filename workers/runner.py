@@ -18,7 +18,7 @@ from typing import Protocol
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from db import chunks, rates
+from db import chunks, faults, leases, rates
 from db.doorbell import FINALIZE, WORK, Doorbell
 from db.errors import LeaseLost
 from db.recipes import recipe_id
@@ -61,10 +61,11 @@ class Runner:
         chunk_deadline_seconds: float,
         poll_seconds: float,
         end_process: Callable[[int], None] = os._exit,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._sessions, self._shelf, self._doorbell, self._owner = sessions, shelf, doorbell, owner
         self._models, self._deadline, self._poll = models, chunk_deadline_seconds, poll_seconds
-        self._end_process = end_process
+        self._end_process, self._has_room = end_process, has_room
         self._bell = threading.Event()
         self._stopping = threading.Event()
         # Taken before a chunk is claimed, free again when the device begins it: a second one at hand would not keep the
@@ -145,6 +146,9 @@ class Runner:
         self._to_device.put(None)
 
     def _next_work(self) -> Work | None:
+        if not self._has_room():
+            # Results are rows, and rows need room too.
+            return None
         if self._keeper.holds_suspect():
             self._keeper.wait_until_idle()
         models = [name for name in self._models if self._shelf.may_load(name)]
@@ -189,6 +193,7 @@ class Runner:
                 session.rollback()
                 return None
             session.commit()
+        faults.reached("after claim")
         work = Work(claim, engine, decoding_params(claim.params))
         self._keeper.hold(work)
         # The next worker hears of what is left, and rings on in its turn.
@@ -198,8 +203,9 @@ class Runner:
                 work.items = chunks.items_of(session, claim.chunk_id)
         except SQLAlchemyError as exc:
             logger.warning("chunk %s not read: %s", claim.chunk_id, exc, extra=log_fields(work, "chunk_unreadable"))
-            self._hand_back(work)
-            return None
+            # Goes its way without items: the last stage gives it back as soon as the database is there again.
+            work.stop.set()
+            return work
         encode(work)
         return work
 
@@ -235,6 +241,7 @@ class Runner:
                 logger.critical("the engine is broken: %s", exc, extra=log_fields(work, "engine_broken"))
                 self._end_process(EXIT_BROKEN)
             work.end()
+            faults.reached("after run")
             self._note_pace(work)
             self._to_record.put(work)
         self._to_record.put(None)
@@ -265,15 +272,31 @@ class Runner:
                     "chunk %s cannot be decoded", work.claim.chunk_id, extra=log_fields(work, "undecodable")
                 )
                 results = all_failed(work)
+            faults.reached("before record")
             recorded = self._record(work, results)
             self._keeper.let_go(work)
             self._shelf.put_back(work.claim.model)
             if recorded is None:
+                self._acquit(work)
                 continue
+            faults.reached("between commit and ring")
             if recorded.finalize:
                 self._doorbell.ring(FINALIZE, recorded.job_id)
             if recorded.handed_back:
                 self._doorbell.ring(WORK, work.claim.model)
+
+    def _acquit(self, work: Work) -> None:
+        """The chunk did not kill this process, which lives to say so; unless it outlived its deadline."""
+        if work.seconds > DEADLINE_SHARE * self._deadline:
+            return
+        try:
+            with self._sessions.begin() as session:
+                is_charged = leases.acquit(session, work.claim.chunk_id, work.claim.crashes)
+        except SQLAlchemyError as exc:
+            logger.warning("a chunk is not acquitted: %s", exc, extra=log_fields(work, "acquit_failed"))
+            return
+        if is_charged:
+            logger.info("chunk %s is acquitted", work.claim.chunk_id, extra=log_fields(work, "chunk_acquitted"))
 
     def _record(self, work: Work, results: list[NewResult]) -> Recorded | None:
         """Write until it is written or the lease is gone; the database may be away for a while.

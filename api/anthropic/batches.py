@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 from pydantic.config import JsonDict
 from sqlalchemy.orm import Session
 
-from api import creation
+from api import auth, creation
 from api.anthropic import wire
 from api.anthropic.answers import documented
 from api.creation import Said
@@ -26,12 +26,13 @@ from api.spooling import spooled
 from api.strict import Strict
 from api.wire import answer
 from db import jobs, results
+from db.audit_log import Act
 from db.children import REQUESTS
 from db.cursors import is_id
 from db.doorbell import FINALIZE, INGEST
 from db.errors import Conflict, NotFound
 from db.ids import renamed
-from db.inputs import Problem, Refused
+from db.inputs import Problem, Refused, estimated_tokens
 from db.jobs import NewJob
 from db.lines import json_line
 from db.models import Job
@@ -181,7 +182,7 @@ def create(body: MessageBatchRequest) -> Response:
 
 
 def _submit(requests: Sequence[Any], said: Said) -> Job:
-    lines = _checked_lines(requests)
+    lines, tokens = _checked_lines(requests)
     ensure_room(sum(map(len, lines)))
     new = NewJob(
         id=jobs.new_job_id(),
@@ -194,6 +195,9 @@ def _submit(requests: Sequence[Any], said: Said) -> Job:
         expires_in=_WINDOW,
         dialect=DIALECT,
         endpoint=ENDPOINT,
+        announced_items=len(lines),
+        announced_tokens=tokens,
+        inputs_bytes=sum(map(len, lines)),
     )
     submitted = spooled(new, said, lines)
     job = submitted.job
@@ -205,26 +209,30 @@ def _submit(requests: Sequence[Any], said: Said) -> Job:
     return job
 
 
-def _checked_lines(requests: Sequence[Any]) -> list[bytes]:
-    """The requests as lines for the spool; InvalidRequest with every problem of their shape."""
+def _checked_lines(requests: Sequence[Any]) -> tuple[list[bytes], int]:
+    """Requests as lines for the spool, and about how many tokens; InvalidRequest with all problems of their shape."""
     if not 1 <= len(requests) <= MAX_REQUESTS:
         message = f"`requests` has {len(requests):,} entries; 1 to {MAX_REQUESTS:,} are accepted"
         raise InvalidRequest(message, param="requests", code="too_many_requests" if requests else "empty_batch")
     problems: list[dict[str, Any]] = []
     first_with_id: dict[str, int] = {}
+    tokens = 0
     for place, entry in enumerate(requests):
         try:
-            custom_id = read_line(entry).custom_id or ""
+            read = read_line(entry)
         except Refused as refused:
             problems += [_placed(place, problem) for problem in refused.problems]
             continue
+        # What cannot be served will be an `errored` result, and is not queued.
+        tokens += 0 if read.refusal else estimated_tokens(read.body)
+        custom_id = read.custom_id or ""
         if (first := first_with_id.setdefault(custom_id, place)) != place:
             message = f"custom_id {custom_id!r} was used by requests.{first} already"
             hint = "give every request its own"
             problems.append(_placed(place, Problem("duplicate_custom_id", message, hint, param="custom_id")))
     if problems:
         raise _refusal(problems)
-    return [msgspec.json.encode(entry) + b"\n" for entry in requests]
+    return [msgspec.json.encode(entry) + b"\n" for entry in requests], tokens
 
 
 def _placed(place: int, problem: Problem) -> dict[str, Any]:
@@ -308,6 +316,7 @@ def delete(path: BatchPath) -> Response:
     with services().sessions.begin() as session:
         found = _ended(_batch(session, path.message_batch_id), "cancel it, and wait until it has, before deleting it")
         jobs.delete(session, tenant_id(), found.id)
+        auth.note(session, Act.JOB_DELETED, found.id)
     logger.info("job %s deleted", found.id, extra={"action": "job_deleted", "job_id": found.id})
     return answer(MessageBatchDeleted(id=path.message_batch_id))
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from api import creation
 from api.creation import Said
 from api.errors import InvalidRequest, documented, summary
+from api.files import ensure_room
 from api.openai import wire
 from api.openai.batch_object import EXAMPLE_FILE, EXAMPLE_ID, PREFIX, BatchList, BatchObject, batch_id, shown
 from api.openai.lifetimes import ExpiresAfter
@@ -213,6 +214,7 @@ def _submit(body: BatchRequest, options: BatchOptions, said: Said) -> Submitted:
         endpoint=body.endpoint,
         output_lifetime=body.output_expires_after.lifetime if body.output_expires_after else None,
     )
+    ensure_room(0)
     try:
         with services().sessions.begin() as session:
             _check_purpose(files.get(session, tenant_id(), body.input_file_id).purpose)

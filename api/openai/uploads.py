@@ -19,11 +19,12 @@ from api.multipart import Form
 from api.openai import wire
 from api.openai.lifetimes import ExpiresAfter
 from api.services import services, tenant_id
-from api.strict import Strict
+from api.strict import Kept, Strict
 from api.wire import answer
-from db import files, uploads
-from db.errors import Conflict, NotFound
+from db import files, quotas, uploads
+from db.errors import Conflict, NotFound, QuotaExceeded
 from db.models import Upload, UploadPart
+from db.quotas import Amounts
 from db.states import UploadStatus
 from db.uploads import MAX_PARTS, NewUpload
 
@@ -49,7 +50,7 @@ class UploadRequest(Strict):
 
     bytes: int = Field(ge=1, description="How many bytes all parts have together.")
     filename: str = Field(min_length=1, max_length=1_000)
-    mime_type: str = Field(max_length=255, description="Taken in and not looked at: what a file is, its bytes tell.")
+    mime_type: Kept = Field(max_length=255, description="Taken in and not looked at: what a file is, its bytes tell.")
     purpose: Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
     expires_after: ExpiresAfter | None = Field(None, description="Of the file; default for `batch`: 30 days.")
 
@@ -138,6 +139,7 @@ def create(body: UploadRequest) -> Response:
     lifetime = body.expires_after.lifetime if body.expires_after else files.usual_lifetime(body.purpose)
     new = NewUpload(body.purpose, base_name(body.filename), body.mime_type, body.bytes, lifetime)
     with services().sessions.begin() as session:
+        quotas.admit(session, tenant_id(), Amounts(stored_bytes=body.bytes), services().settings.quotas)
         return _shown(session, uploads.create(session, tenant_id(), new))
 
 
@@ -170,7 +172,9 @@ def add_part(path: UploadPath) -> Response:
     try:
         with service.sessions.begin() as session:
             part = uploads.add_part(session, tenant_id(), path.upload_id, part_id, writer.bytes)
-    except (SQLAlchemyError, NotFound, Conflict):
+            # What was announced is counted already; parts that were sent again come on top.
+            quotas.ensure_stored_within(session, tenant_id(), service.settings.quotas)
+    except (SQLAlchemyError, NotFound, Conflict, QuotaExceeded):
         service.store.delete(uploads.part_key(part_id))
         raise
     return answer(wire.part(part.id, part.upload_id, part.created_at))

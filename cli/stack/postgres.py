@@ -23,6 +23,8 @@ _VERSION = 18
 _FOLDERS = {16: "pginstall", 18: "pginstall18"}
 _SOCKET = ".s.PGSQL.5432"
 _USER = _DATABASE = "bushel"
+# The API's transactions run as this role (migration 0004). Only a superuser may make it, which `_USER` is not.
+_TENANT_ROLE = "bushel_tenant"
 _IMPORTANT = re.compile(r"\b(FATAL|PANIC)\b(?!.*(starting up|shutting down|administrator command))")
 
 # Written into postgresql.conf when the cluster is made, so that an operator may change them there.
@@ -195,11 +197,20 @@ class Postgres:
             ) as connection:
                 if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (_USER,)).fetchone():
                     connection.execute(f"CREATE ROLE {_USER} LOGIN CREATEDB")
+                # On a cluster of an earlier version, too.
+                if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (_TENANT_ROLE,)).fetchone():
+                    connection.execute(f"CREATE ROLE {_TENANT_ROLE} NOLOGIN")
+                connection.execute(f"GRANT {_TENANT_ROLE} TO {_USER}")
                 if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone():
                     connection.execute(f"CREATE DATABASE {_DATABASE} OWNER {_USER}")
         except psycopg.OperationalError as exc:
             return str(exc).strip().splitlines()[-1]
         return None
+
+
+def program(name: str) -> Path:
+    """One of the wheel's programs, such as `pg_dump`, of the version that new clusters are made with."""
+    return _binaries(_VERSION) / name
 
 
 def _binaries(version: int) -> Path:

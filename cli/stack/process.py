@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -170,13 +171,15 @@ def describe_exit(code: int | None) -> str:
 def die_with_parent(number: signal.Signals, identity: Identity | None = None) -> Callable[[], None]:
     """For `preexec_fn`: the kernel sends the child `number` when the thread that started it ends.
 
-    Linux only; elsewhere the next start clears away what was left. The child becomes `identity` first.
+    Linux only; elsewhere the next start clears away what was left. The child becomes `identity` first, and
+    leaves no core file should it crash: that would hold texts and keys.
     """
     # Everything that can take a lock (finding libc, ctypes' own set-up) happens before the fork.
     parent = os.getpid()
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
     def prepare() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if identity is not None:
             identity.become()
         if libc is not None:

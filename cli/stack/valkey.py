@@ -1,9 +1,11 @@
-"""The embedded Valkey of one folder: Unix socket only, append-only file, nothing ever evicted."""
+"""The embedded Valkey of one folder: Unix socket only, two users with passwords, nothing ever evicted."""
 
+import hashlib
 import importlib.util
 import os
 import platform
 import re
+import secrets
 import signal
 import socket
 import sys
@@ -18,13 +20,21 @@ from cli.stack.sockets import socket_folder
 
 _SOCKET = "valkey.sock"
 _IMPORTANT = re.compile(r"(# (?!WARNING)|Fatal|ASSERTION|CRASH|OOM)")
+_SERVICE, _OPERATOR = "bushel", "operator"
+# What Celery needs for rings, and the API to count requests, on our keys alone: no scripts, no settings, no flushing,
+# no listing of keys. docker-compose.yml gives its broker the same line.
+RIGHTS = (
+    "~bushel:* resetchannels -@all +ping +select +client|setinfo +client|setname +multi +exec +discard +watch +unwatch"
+    " +lpush +rpush +brpop +rpop +llen +sadd +srem +smembers +exists +del +incrby +decrby +get +expire"
+)
 
 
 class Valkey:
     """A broker whose data and socket live under `folder`.
 
-    No password and no port: the socket's folder is open to its owner alone. Use as a context manager,
-    or `start` and `stop`; `part` is for the supervisor, which does the same with restarts.
+    No port, and the socket's folder is open to its owner alone. The service has a user whose rights end at rings;
+    everything else needs `operator_url`. Nobody may do anything without a password. Use as a context manager, or
+    `start` and `stop`; `part` is for the supervisor, which does the same with restarts.
     """
 
     def __init__(self, folder: Path, log: Path | None = None) -> None:
@@ -40,7 +50,12 @@ class Valkey:
     @property
     def url(self) -> str:
         """For Celery and kombu."""
-        return f"redis+socket://{self.socket}?virtual_host=0"
+        return f"redis+socket://{_SERVICE}:{self._password(_SERVICE)}@{self.socket}?virtual_host=0"
+
+    @property
+    def operator_url(self) -> str:
+        """For people with every right, by redis-py's `Redis.from_url` and `valkey-cli -u`."""
+        return f"unix://{_OPERATOR}:{self._password(_OPERATOR)}@{self.socket}"
 
     def part(self) -> Part:
         return Part(
@@ -84,6 +99,8 @@ class Valkey:
             "dir": str(self._data),
             "daemonize": "no",
             "logfile": "",
+            # In a file, because everybody may read a process's arguments.
+            "aclfile": str(self._users),
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
@@ -97,6 +114,7 @@ class Valkey:
 
     def _prepare(self) -> None:
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._write_users()
         end_leftovers(self._data, ("valkey-server",), ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)))
         self.socket.unlink(missing_ok=True)
 
@@ -105,12 +123,38 @@ class Valkey:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(1.0)
                 connection.connect(os.fspath(self.socket))
-                connection.sendall(b"PING\r\n")
-                answer = connection.recv(64)
+                connection.sendall(f"AUTH {_SERVICE} {self._password(_SERVICE)}\r\nPING\r\n".encode())
+                answers = connection.makefile("rb")
+                said = [answers.readline().strip(), answers.readline().strip()]
         except OSError as exc:
             return str(exc)
         # While it still loads its file it answers -LOADING.
-        return None if answer.startswith(b"+PONG") else answer.decode("ascii", "replace").strip()
+        return None if said == [b"+OK", b"+PONG"] else b", ".join(said).decode("ascii", "replace")
+
+    @property
+    def _users(self) -> Path:
+        return self.folder / "users.acl"
+
+    def _write_users(self) -> None:
+        """Anew before every start, so that a password is changed by removing its file."""
+        rights = {_SERVICE: RIGHTS, _OPERATOR: "~* &* +@all"}
+        hashes = {user: hashlib.sha256(self._password(user).encode()).hexdigest() for user in rights}
+        lines = [f"user {user} on #{hashes[user]} {may}\n" for user, may in rights.items()]
+        handle = os.open(self._users, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.writelines(["user default off resetpass\n", *lines])
+
+    def _password(self, user: str) -> str:
+        """That of the file beside the data, made at the first use. It is safe inside a URL."""
+        path = self.folder / f"{user}.password"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_text(encoding="ascii").strip()
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{(made := secrets.token_hex(24))}\n")
+        return made
 
 
 def _server() -> Path:

@@ -399,7 +399,7 @@ class TestCreate:
             with pytest.raises(anthropic.RateLimitError) as caught:
                 client.messages.batches.create(requests=[entry("b")])
 
-        assert (caught.value.type, caught.value.error_code) == ("rate_limit_error", "too_many_jobs")
+        assert (caught.value.type, caught.value.error_code) == ("rate_limit_error", "quota_exceeded")
         assert caught.value.response.headers["x-should-retry"] == "false"
 
     def test_a_body_that_is_too_large_is_refused_in_their_form(self, settings: APISettings, key: str) -> None:

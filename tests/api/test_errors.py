@@ -215,7 +215,7 @@ def test_a_database_that_is_away_is_unavailable_not_broken(
     answer = client.get("/v1/jobs/job_0mgcxk2l9h4t8v2c6y0q1w5r3")
 
     assert (answer.status_code, error(answer)["code"]) == (503, "database_unavailable")
-    assert answer.headers["retry-after"] == "2"
+    assert 2 <= int(answer.headers["retry-after"]) <= 5
 
 
 def test_connections_cut_by_the_database_heal_by_themselves(client: httpx.Client, ledger: Any) -> None:

@@ -27,6 +27,7 @@ def test_ready_without_broker_and_workers_which_are_only_told(client: httpx.Clie
         "database": (True, True),
         "migrations": (True, True),
         "store": (True, True),
+        "disk": (True, True),
         "broker": (False, False),
         "workers": (False, False),
     }
@@ -78,9 +79,12 @@ def test_a_store_that_cannot_be_written_or_is_full_is_named(settings: APISetting
     shutil.rmtree(settings.data / "files", ignore_errors=True)
     (settings.data / "files").write_text("in the way")
     full = settings.model_copy(update={"min_free_bytes": 2**62, "store_url": (settings.data / "other").as_uri()})
-    for broken, said in ((settings, "cannot be written"), (full, "BUSHEL_MIN_FREE_BYTES")):
+    for broken, names, said in (
+        (settings, ["store", "disk"], "cannot be written"),
+        (full, ["disk"], "BUSHEL_MIN_FREE_BYTES"),
+    ):
         app = create_app(broken, RecordingDoorbell())
         body = app.test_client().get("/readyz").get_json()
-        assert body["missing"] == ["store"]
-        assert said in body["checks"]["store"]["message"]
+        assert body["missing"] == names
+        assert said in body["checks"][names[0]]["message"]
         app.close()

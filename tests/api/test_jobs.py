@@ -244,6 +244,8 @@ def test_a_bad_job_is_refused_in_plain_words(
         ({"type": "csv", "delimiter": '"'}, "cannot be one"),
         ({"type": "txt", "text_column": "a"}, "nothing but text"),
         ({"type": "jsonl", "has_header": True}, "is for csv"),
+        ({"type": "jsonl", "csv_formulas": "keep"}, "is for csv"),
+        ({"type": "csv", "csv_formulas": "run"}, "must be 'escape', 'keep' or 'round_trip'"),
         ({"type": "csv", "has_header": False, "text_column": "a"}, "a number from 1"),
         ({"type": "csv", "colour": "red"}, "unknown"),
         (7, "an object"),

@@ -183,7 +183,7 @@ def test_only_so_many_requests_wait_at_once(settings: APISettings, key: str, led
         waiting.join()
 
     assert busy.value.code == "too_many_requests"
-    assert busy.value.response.headers["retry-after"] == "2"
+    assert 2 <= int(busy.value.response.headers["retry-after"]) <= 5
     assert "x-should-retry" not in busy.value.response.headers
 
 

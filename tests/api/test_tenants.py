@@ -47,8 +47,15 @@ BY_ID = {
     ("POST", "/v1/webhooks/<webhook_id>/test"),
     ("GET", "/v1/webhooks/<webhook_id>/deliveries"),
     ("POST", "/v1/webhooks/<webhook_id>/deliveries/<delivery_id>/redeliver"),
+    ("GET", "/v1/keys/<key_id>"),
+    ("DELETE", "/v1/keys/<key_id>"),
+    ("POST", "/v1/keys/<key_id>/rotate"),
 }
 OF_THE_KEY = {
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("GET", "/v1/quota"),
+    ("GET", "/v1/audit-log"),
     ("GET", "/v1/files"),
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
@@ -78,6 +85,7 @@ UNKNOWN = {
     "<message_batch_id>": "msgbatch_0mgcxk2l9h4t8v2c6y0q1w5r4",
     "<webhook_id>": "wh_0mgcxk2l9h4t8v2c6y0q1w5r3",
     "<delivery_id>": "dlv_0mgcxk2l9h4t8v2c6y0q1w5r3",
+    "<key_id>": "0mgcxk2l9h4t",
 }
 
 
@@ -118,6 +126,7 @@ def foreign(client: httpx.Client, ledger: Ledger) -> dict[str, str]:
         "<other_id>": job_id,
         "<webhook_id>": webhook_id,
         "<delivery_id>": delivery_id,
+        "<key_id>": client.post("/v1/keys", json={}).json()["id"],
         "<upload_id>": client.post("/v1/uploads", json=announced).json()["id"],
         "<batch_id>": client.post("/v1/batches", json={"input_file_id": file_id, **window}).json()["id"],
     }
@@ -148,9 +157,51 @@ def test_a_foreign_id_looks_like_an_unknown_one(
     assert client.get(f"/v1/files/{foreign['<file_id>']}").status_code == 200
 
 
+VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def test_every_verb_on_a_foreign_id_is_answered_as_on_an_unknown_one(
+    client: httpx.Client, stranger: httpx.Client, foreign: dict[str, str], ledger: Ledger
+) -> None:
+    def ask(verb: str, rule: str, ids: dict[str, str]) -> tuple[int, str]:
+        path = rule
+        for placeholder, id in ids.items():
+            path = path.replace(placeholder, id)
+        answer = stranger.request(verb, path, headers={"x-request-id": "same"}, **SENT.get((verb, rule), {}))  # type: ignore[arg-type]
+        seen = answer.text
+        for id in sorted(ids.values(), key=len, reverse=True):
+            seen = seen.replace(id, "<id>")
+        return answer.status_code, seen
+
+    rows = "SELECT id, status, version FROM jobs ORDER BY id"
+    before = ledger.rows(rows)
+
+    for rule in sorted({rule for _, rule in BY_ID}):
+        for verb in VERBS:
+            status, seen = ask(verb, rule, foreign)
+            assert (status, seen) == ask(verb, rule, UNKNOWN), (verb, rule)
+            is_served = (verb, rule) in BY_ID or (verb == "HEAD" and ("GET", rule) in BY_ID)
+            assert status == (404 if is_served else 200 if verb == "OPTIONS" else 405), (verb, rule)
+    assert ledger.rows(rows) == before
+    assert client.get(f"/v1/keys/{foreign['<key_id>']}").json()["revoked_at"] is None
+
+
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/jobs", "/v1/webhooks"])
 def test_lists_hold_only_ones_own(stranger: httpx.Client, foreign: dict[str, str], path: str) -> None:
     assert stranger.get(path).json()["data"] == []
+
+
+def test_keys_and_the_audit_log_hold_only_ones_own(
+    client: httpx.Client, stranger: httpx.Client, foreign: dict[str, str], key: str
+) -> None:
+    client.delete(f"/v1/webhooks/{foreign['<webhook_id>']}")
+
+    [own] = stranger.get("/v1/keys").json()["data"]
+    assert own["id"] not in (foreign["<key_id>"], key[4:16])
+    [entry] = stranger.get("/v1/audit-log").json()["data"]
+    assert (entry["action"], entry["target"]) == ("key.created", own["id"])
+    assert stranger.get("/v1/quota").json()["open_jobs"]["used"] == 0
+    assert client.get("/v1/quota").json()["open_jobs"]["used"] == 3
 
 
 def test_a_foreign_cursor_tells_nothing(stranger: httpx.Client, foreign: dict[str, str]) -> None:
@@ -159,11 +210,14 @@ def test_a_foreign_cursor_tells_nothing(stranger: httpx.Client, foreign: dict[st
         ("/v1/jobs", lambda ids: ids["<job_id>"]),
         ("/v1/batches", lambda ids: ids["<batch_id>"]),
         ("/v1/messages/batches", lambda ids: ids["<message_batch_id>"]),
+        ("/v1/webhooks", lambda ids: ids["<webhook_id>"]),
+        ("/v1/keys", lambda ids: ids["<key_id>"]),
     ]
     for path, pick in cases:
         name = "after_id" if "messages" in path else "after"
-        foreign_page, unknown_page = (stranger.get(path, params={name: pick(ids)}) for ids in (foreign, UNKNOWN))
-        assert (foreign_page.status_code, foreign_page.content) == (unknown_page.status_code, unknown_page.content)
+        pages = [(pick(ids), stranger.get(path, params={name: pick(ids)})) for ids in (foreign, UNKNOWN)]
+        of_foreign, of_unknown = ((page.status_code, page.text.replace(id, "<id>")) for id, page in pages)
+        assert of_foreign == of_unknown, path
 
 
 def test_a_job_cannot_use_a_foreign_file(stranger: httpx.Client, foreign: dict[str, str]) -> None:

@@ -60,6 +60,57 @@ def test_revoking_a_key_that_is_not_there_ends_with_2(database: Path, capfd: Cap
     assert "nonesuch" in capfd.readouterr().err
 
 
+def test_a_key_has_the_scopes_that_are_said_and_may_read_and_submit_if_none_is(database: Path, capfd: Captured) -> None:
+    data = ["--data", str(database)]
+
+    run([*data, "keys", "create", "--tenant", "scoped"])
+    run([*data, "keys", "create", "--tenant", "scoped", "--scope", "admin", "--scope", "read"])
+    capfd.readouterr()
+    run([*data, "keys", "list", "--tenant", "scoped", "--json"])
+
+    assert [key["scopes"] for key in json.loads(capfd.readouterr().out)] == [["read", "submit"], ["read", "admin"]]
+    assert run([*data, "keys", "create", "--scope", "root"]) == 2
+
+
+def test_a_rotated_key_keeps_its_id_and_is_in_the_audit_log(database: Path, capfd: Captured) -> None:
+    data = ["--data", str(database)]
+    run([*data, "keys", "create", "--tenant", "turning"])
+    old = capfd.readouterr().out.strip()
+
+    assert run([*data, "keys", "rotate", old, "--grace-hours", "0"]) == 0
+    new = capfd.readouterr().out.strip()
+    assert new != old and new[:17] == old[:17]
+    assert run([*data, "audit-log", "--tenant", "turning", "--json"]) == 0
+
+    shown = capfd.readouterr().out
+    assert old not in shown and new not in shown
+    assert [(entry["action"], entry["actor"], entry["target"]) for entry in json.loads(shown)] == [
+        ("key.rotated", "operator", old[4:16]),
+        ("key.created", "operator", old[4:16]),
+    ]
+    assert run([*data, "audit-log"]) == 0
+    assert "key.rotated" in capfd.readouterr().out
+
+
+def test_quotas_are_set_shown_and_taken_back(database: Path, capfd: Captured) -> None:
+    data = ["--data", str(database)]
+    run([*data, "keys", "create", "--tenant", "held"])
+    capfd.readouterr()
+
+    assert run([*data, "quotas", "set", "held", "open_jobs=20", "queued_items=unlimited"]) == 0
+    assert "unlimited" in capfd.readouterr().out
+    assert run([*data, "quotas", "set", "held", "open_jobs=default"]) == 0
+    run([*data, "quotas", "show", "held", "--json"])
+    shown = capfd.readouterr().out
+    assert json.loads(shown[shown.index("{") :])["queued_items"] == {"limit": "unlimited", "used": 0}
+    assert json.loads(shown[shown.index("{") :])["open_jobs"] == {"limit": "default", "used": 0}
+
+    for wrong in ("jobs=3", "open_jobs", "open_jobs=-1", "open_jobs=many", "requests_per_second=0", "open_jobs=٣"):
+        assert run([*data, "quotas", "set", "held", wrong]) == 2, wrong
+    assert run([*data, "quotas", "show", "nonesuch"]) == 2
+    assert "there is no tenant 'nonesuch'" in capfd.readouterr().err
+
+
 def test_a_folder_without_a_database_is_said(tmp_path: Path, capfd: Captured) -> None:
     assert run(["--data", str(tmp_path), "keys", "list"]) == 2
     assert f"there is no database in {tmp_path}" in capfd.readouterr().err

@@ -269,3 +269,28 @@ def test_jobs_that_keep_failing_are_tried_after_the_others(ledger: Ledger) -> No
         due = steps.due(session, "ingest")
 
     assert due == [fresh, *failing[:19]]
+
+
+def test_a_small_archive_of_nonsense_does_not_become_millions_of_rows(ledger: Ledger) -> None:
+    """With `skip`, every bad line is an item that failed; a hundred kilobytes packed can be ten million of them."""
+    packed = gzip.compress(b"a\n" * 2_000_000)
+    job_id = ledger.submit(packed, JSONL, on_error="skip")
+
+    ledger.ingest(job_id)
+
+    job = ledger.job(job_id)
+    assert len(packed) < 5_000 and job.status == "failed"
+    assert job.errors["data"][-1]["code"] == "mostly_invalid"
+    assert "check the format" in job.errors["data"][-1]["hint"]
+    assert ledger.rows("SELECT count(*) AS n FROM items")[0].n < 2 * ingest_module.MAX_INVALID
+
+
+def test_many_bad_lines_among_more_good_ones_are_skipped(ledger: Ledger) -> None:
+    lines = b'"good %d"\n"good too %d"\nbad\n'
+    data = b"".join(lines % (n, n) for n in range(ingest_module.MAX_INVALID + 1))
+    job_id = ledger.submit(data, JSONL, on_error="skip")
+
+    ledger.ingest(job_id)
+
+    assert ledger.job(job_id).status == "in_progress"
+    assert ledger.counts(job_id)["failed"] == ingest_module.MAX_INVALID + 1

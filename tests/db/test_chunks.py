@@ -277,8 +277,76 @@ def test_a_killer_item_is_found_and_fails_alone(ledger: Ledger) -> None:
     assert ledger.counts(job_id) == {"succeeded": 99, "failed": 1}
     [row] = ledger.rows("SELECT idx, error_code FROM results WHERE outcome = 'failed'")
     assert (row.idx, row.error_code) == (37, "worker_crashed")
-    assert crashes == 3
+    assert crashes == 4
     assert ledger.job(job_id).status == "finalizing"
+    assert is_sound(ledger, job_id)
+
+
+def test_a_worker_that_lost_its_lease_and_lives_takes_the_crash_back(ledger: Ledger) -> None:
+    job_id = ledger.started(3)
+    claim = ledger.claim(job_id)
+    assert claim
+    ledger.lapse(claim)
+    with ledger.sessions.begin() as session:
+        assert leases.reclaim(session)
+
+    with ledger.sessions.begin() as session:
+        assert leases.acquit(session, claim.chunk_id, claim.crashes)
+
+    assert [row.crashes for row in ledger.rows("SELECT crashes FROM chunks")] == [0]
+    with ledger.sessions.begin() as session:
+        assert not leases.acquit(session, claim.chunk_id, claim.crashes)
+
+
+def test_the_pieces_of_a_split_chunk_are_acquitted_with_it(ledger: Ledger) -> None:
+    job_id = ledger.started(3)
+    crash(ledger, job_id)
+    claim = ledger.claim(job_id)
+    assert claim
+    ledger.lapse(claim)
+    with ledger.sessions.begin() as session:
+        reclaimed = leases.reclaim(session)
+    assert reclaimed and reclaimed.state == "split"
+
+    with ledger.sessions.begin() as session:
+        leases.acquit(session, claim.chunk_id, claim.crashes)
+
+    found = ledger.rows("SELECT state, crashes FROM chunks ORDER BY id")
+    assert [(row.state, row.crashes) for row in found] == [("split", 2), *[("ready", 0)] * 3]
+
+
+def test_a_lease_that_a_clock_set_back_made_longer_is_cut_to_its_length(ledger: Ledger) -> None:
+    job_id = ledger.started(1)
+    claim = ledger.claim(job_id)
+    assert claim
+    ledger.run("UPDATE chunks SET lease_expires_at = lease_expires_at + interval '1 hour'")
+    waiting = ledger.submit(b"another\n")
+    ledger.run(
+        "UPDATE jobs SET step_attempt = 1, step_owner = 'dead', step_expires_at = now() + interval '1 hour'"
+        " WHERE id = :job",
+        job=waiting,
+    )
+
+    with ledger.sessions.begin() as session:
+        leases.shorten(session)
+
+    [row] = ledger.rows("SELECT extract(epoch FROM lease_expires_at - now()) AS seconds FROM chunks")
+    assert 0 < row.seconds <= chunks.LEASE_SECONDS
+    step = "SELECT extract(epoch FROM step_expires_at - now()) AS seconds FROM jobs WHERE id = :job"
+    [row] = ledger.rows(step, job=waiting)
+    assert 0 < row.seconds <= chunks.LEASE_SECONDS
+
+
+def test_a_third_death_that_had_another_cause_fails_no_item(ledger: Ledger) -> None:
+    """Somebody kills workers at random, and hits one chunk twice and then one of its pieces."""
+    job_id = ledger.started(3)
+
+    for _ in range(3):
+        crash(ledger, job_id)
+    while claim := ledger.claim(job_id):
+        write(ledger, claim, ledger.outcomes(claim))
+
+    assert ledger.counts(job_id) == {"succeeded": 3}
     assert is_sound(ledger, job_id)
 
 

@@ -8,8 +8,7 @@ import pytest
 from db import jobs
 from db.doorbell import FINALIZE, WORK
 from tests.ledger import BOUNDS, Ledger, json_lines
-from workers import ingest as ingest_module
-from workers.ingest import MAX_LISTED_PROBLEMS
+from workers.ingest import MAX_LISTED_PROBLEMS, Ingest
 
 
 def items(ledger: Ledger, job_id: str) -> list[Any]:
@@ -208,9 +207,9 @@ def test_csv_rows_keep_their_cells_and_the_job_its_columns(ledger: Ledger) -> No
 
 
 @pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_windows(ledger: Ledger) -> None:
     """Windows of three lines, so that what spans windows can be seen on a few lines."""
-    monkeypatch.setattr(ingest_module, "WINDOW_ITEMS", 3)
+    ledger.window_items = 3
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -274,9 +273,8 @@ def test_a_cancel_during_ingest_stops_it(ledger: Ledger) -> None:
                     jobs.cancel(session, ledger.tenant, job_id)
             return False
 
-    step = ingest_module.Ingest(
-        ledger.sessions, ledger.store, lambda: ledger.registry, ledger.bell, BOUNDS, "me", CancellingAfterOneWindow()
-    )
+    stop = CancellingAfterOneWindow()
+    step = Ingest(ledger.sessions, ledger.store, lambda: ledger.registry, ledger.bell, BOUNDS, "me", stop, 3)
     assert step.run(job_id)
     ledger.finalize(job_id)
 
@@ -287,8 +285,8 @@ def test_a_cancel_during_ingest_stops_it(ledger: Ledger) -> None:
 @pytest.mark.usefixtures("small_windows")
 def test_a_stopping_process_leaves_the_step_to_another(ledger: Ledger) -> None:
     job_id = ledger.submit(b"1\n2\n3\n4\n5\n6\n7\n")
-    stopping = ingest_module.Ingest(
-        ledger.sessions, ledger.store, lambda: ledger.registry, ledger.bell, BOUNDS, "me", lambda: True
+    stopping = Ingest(
+        ledger.sessions, ledger.store, lambda: ledger.registry, ledger.bell, BOUNDS, "me", lambda: True, 3
     )
 
     assert not stopping.run(job_id)

@@ -24,7 +24,8 @@ def issue(sessions: Sessions, tenant: str = "default", name: str = "k", lifetime
 
 def verify(sessions: Sessions, key: str, now: datetime = NOW) -> str | None:
     with sessions.begin() as session:
-        return keys.verify(session, key, now)
+        found = keys.verify(session, key, now)
+        return found and found.tenant_id
 
 
 def test_a_key_has_the_promised_form_and_no_two_are_alike(sessions: Sessions) -> None:

@@ -91,7 +91,7 @@ def test_a_ledger_with_jobs_goes_down_and_up_again(database_url: str) -> None:
 
 def test_migrators_that_start_together_do_no_harm(database_url: str) -> None:
     migrations.downgrade(database_url, "base")
-    environment = {**os.environ, "BUSHEL_DATABASE_URL": database_url, "BUSHEL_BROKER_URL": "redis://unused/0"}
+    environment = {**os.environ, "BUSHEL_DATABASE_URL": database_url, "BUSHEL_BROKER_URL": "redis://127.0.0.1:1/0"}
     command = [sys.executable, "-m", "migrations"]
 
     together = [subprocess.Popen(command, env=environment) for _ in range(3)]

@@ -1,5 +1,8 @@
 """The safety net: what one pass picks up."""
 
+import os
+import time
+
 from db import files, jobs
 from db.doorbell import FINALIZE, WORK
 from tests.ledger import Ledger
@@ -111,3 +114,22 @@ def test_old_idempotency_keys_and_dead_workers_are_forgotten(ledger: Ledger) -> 
     reconcile(ledger)
 
     assert ledger.rows("SELECT 1 FROM idempotency_keys") == ledger.rows("SELECT 1 FROM workers") == []
+
+
+def test_bytes_whose_row_was_never_committed_go_after_a_day(ledger: Ledger) -> None:
+    """As a process leaves them that is killed between the two. What has a row stays, and so does what is not ours."""
+    ledger.submit(b"kept\n")
+    [kept] = ledger.rows("SELECT store_key FROM files")
+    stray, young = (files.store_key(files.new_file_id()) for _ in range(2))
+    inputs, foreign = jobs.inputs_key(jobs.new_job_id()), "files/somebody-elses"
+    before_us = "files/file-0" + "0" * 24
+    for key in (stray, young, inputs, foreign, before_us):
+        with ledger.store.writer(key) as writer:
+            writer.write(b"x")
+    for key in (kept.store_key, stray, inputs, foreign, before_us):
+        os.utime(ledger.folder / key, (time.time() - 90_000,) * 2)
+
+    reconcile(ledger)
+
+    left = {key for key in (kept.store_key, stray, young, inputs, foreign, before_us) if (ledger.folder / key).exists()}
+    assert left == {kept.store_key, young, foreign, before_us}

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from db import jobs
-from db.errors import TooManyJobs
+from db.errors import QuotaExceeded
 from db.jobs import NewJob, Submitted
+from db.quotas import Limits
 from tests.ledger import Ledger
 
 
@@ -58,10 +59,10 @@ def test_a_job_of_another_fingerprint_or_of_long_ago_is_another_one(ledger: Ledg
 def test_open_jobs_are_counted_up_to_the_quota_and_ended_ones_are_not(ledger: Ledger) -> None:
     with ledger.sessions.begin() as session:
         for _ in range(2):
-            jobs.submit(session, ledger.tenant, new(None), max_open=2)
+            jobs.submit(session, ledger.tenant, new(None), limits=Limits(open_jobs=2))
 
-    with ledger.sessions.begin() as session, pytest.raises(TooManyJobs, match="2 jobs are open"):
-        jobs.submit(session, ledger.tenant, new(None), max_open=2)
+    with ledger.sessions.begin() as session, pytest.raises(QuotaExceeded, match="2 used, 1 wanted, 2 allowed"):
+        jobs.submit(session, ledger.tenant, new(None), limits=Limits(open_jobs=2))
     ledger.run("UPDATE jobs SET status = 'completed' WHERE id = (SELECT min(id) FROM jobs)")
     with ledger.sessions.begin() as session:
-        assert jobs.submit(session, ledger.tenant, new(None), max_open=2).is_new
+        assert jobs.submit(session, ledger.tenant, new(None), limits=Limits(open_jobs=2)).is_new

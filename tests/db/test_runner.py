@@ -8,6 +8,7 @@ import time
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from db import chunks, interactive, jobs, leases
@@ -468,3 +469,51 @@ def test_an_item_of_too_many_prompts_fails_before_the_watchdog_ends_the_process(
     assert (job.succeeded, job.failed) == (2, 1)
     assert outcome(ledger, 1) == (None, "item_too_large")
     assert exits == []
+
+
+def test_a_lease_that_ran_out_under_a_living_worker_is_no_crash(ledger: Ledger) -> None:
+    """As after an outage of the database that was longer than a lease."""
+    job_id = ledger.submit(b"[[slow 3]] line\nother\n")
+    ledger.ingest(job_id)
+
+    def is_taken() -> bool:
+        ledger.run("UPDATE chunks SET lease_expires_at = now() - interval '1 s' WHERE state = 'leased'")
+        with ledger.sessions.begin() as session:
+            return leases.reclaim(session) is not None
+
+    with running(ledger):
+        eventually(is_taken)
+        assert [row.crashes for row in ledger.rows("SELECT crashes FROM chunks")] == [1]
+        job = ended(ledger, job_id)
+
+    assert job.succeeded == 2
+    assert [row.crashes for row in ledger.rows("SELECT crashes FROM chunks")] == [0]
+
+
+def test_a_claim_whose_items_cannot_be_read_is_given_back_once_the_database_is(ledger: Ledger) -> None:
+    """The connection is cut while they are read, and again while the chunk is given back."""
+    job_id = ledger.started(5)
+
+    def cut(table: str) -> bool:
+        found = ledger.rows(
+            """
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE :asked
+            """,
+            asked=f"%FROM {table}%",
+        )
+        return bool(found)
+
+    with ledger.sessions() as items, ledger.sessions() as chunk:
+        items.execute(text("LOCK TABLE items IN ACCESS EXCLUSIVE MODE"))
+        with running(ledger):
+            eventually(lambda: ledger.rows("SELECT 1 FROM chunks WHERE state = 'leased'"))
+            chunk.execute(text("LOCK TABLE chunks IN EXCLUSIVE MODE"))
+            eventually(lambda: cut("items"))
+            eventually(lambda: cut("chunks"))
+            items.rollback()
+            chunk.rollback()
+            job = ended(ledger, job_id, chunks.LEASE_SECONDS - 10)
+
+    assert job.succeeded == 5
+    assert [row.crashes for row in ledger.rows("SELECT crashes FROM chunks")] == [0]

@@ -1,12 +1,14 @@
 """CTranslate2 and transformers are two implementations of one promise, and say the same."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from models.registry import EngineKind
 from tests.engines.conftest import CAUSAL, SEQ2SEQ, SETTINGS, VARIANTS, Bench, generated, languages, outputs
 from workers.engines.base import Message, Params, Prompt
+from workers.engines.tokens import load_tokenizer
 
 TEXTS = [
     "the quick brown fox",
@@ -109,35 +111,37 @@ def test_penalties_count_the_output_alone_in_both_engines(bench: Bench, kind: st
 def test_chats_go_through_the_models_template(bench: Bench, kind: str) -> None:
     params = Params(max_new_tokens=12)
     chat = Prompt(messages=(Message("system", "be short"), Message("user", "the quick brown fox")))
-    spelled = Prompt(
+    spelled = (
         "<|im_start|>system\nbe short<|im_end|>\n"
         "<|im_start|>user\nthe quick brown fox<|im_end|>\n<|im_start|>assistant\n"
     )
     fast, reference = bench.open(kind), bench.open(kind, EngineKind.TRANSFORMERS)
 
-    assert fast.encode([chat], params) == fast.encode([spelled], params)
+    tokenizer = load_tokenizer(bench.spec(kind), Path(str(bench.spec(kind).source)))
+    expected = tokenizer(spelled, add_special_tokens=False)["input_ids"]
+    assert list(reference.encode([chat], params)[0].tokens) == expected
+    assert len(fast.encode([chat], params)[0].tokens) == len(expected)
     assert fast.encode([chat], params) != fast.encode([Prompt("the quick brown fox")], params)
     assert outputs(fast, [chat], params) == outputs(reference, [chat], params)
 
 
 @pytest.mark.parametrize("prefix", ["", ">>fra<< "])
 def test_marian_pieces_are_those_of_the_reference_tokenizer(bench: Bench, prefix: str, heldout: list[str]) -> None:
-    texts = [prefix + text for text in [*heldout[:300], "", " ", "日本語 und 🙂", "tab\tline\nend", ">>xyz<< x"]]
+    texts = [*heldout[:300], "", " ", "日本語 und 🙂", "tab\tline\nend", ">>xyz<< x", ">>fra<< x"]
     params = Params(target_lang="deu")
-    fast = bench.open("marian", prefix="")
-    reference = bench.open("marian", EngineKind.TRANSFORMERS, prefix="")
+    fast = bench.open("marian", prefix=prefix)
+    reference = bench.open("marian", EngineKind.TRANSFORMERS, prefix=prefix)
 
-    pieces = [each.tokens for each in fast.encode([Prompt(text) for text in texts], params)]
-    ids = [each.tokens for each in reference.encode([Prompt(text) for text in texts], params)]
+    pieces = [list(each.tokens) for each in fast.encode([Prompt(text) for text in texts], params)]
+    ids = [list(each.tokens) for each in reference.encode([Prompt(text) for text in texts], params)]
 
-    tokenizer = reference._tokens._tokenizer  # type: ignore[attr-defined]
-    different = [
-        text
-        for text, ours, theirs in zip(texts, pieces, ids, strict=True)
-        if list(ours) != tokenizer.convert_ids_to_tokens(list(theirs))
-    ]
-    # An unknown language code stays text here; the reference makes one unknown token of it.
-    assert different == ([] if prefix else [">>xyz<< x"])
+    tokenizer = load_tokenizer(bench.spec("marian"), Path(str(bench.spec("marian").source)))
+    limit = fast.limits.max_input
+    theirs = [tokenizer(prefix + text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    assert pieces == [tokenizer.convert_ids_to_tokens(each) for each in ids]
+    # A language code in a user's text is text here; the reference takes the first one of all for the code.
+    different = [text for text, ours, expected in zip(texts, ids, theirs, strict=True) if ours != expected]
+    assert different == ([] if prefix else [">>xyz<< x", ">>fra<< x"])
 
 
 def test_a_target_language_changes_the_output(bench: Bench) -> None:

@@ -141,3 +141,34 @@ def test_an_unavailable_model_says_why() -> None:
         echo(unavailable="the dog ate it")
     with pytest.raises(ModelUnavailable, match="options cannot be understood"):
         echo(transform="rot13")
+
+
+def test_a_batch_by_its_number_does_not_fit_once() -> None:
+    engine = echo(oom_at=2)
+
+    assert outputs(engine, ["first"], Params()) == ["first"]
+    with pytest.raises(OutOfMemory):
+        outputs(engine, ["second"], Params())
+    assert outputs(engine, ["third"], Params()) == ["third"]
+
+
+@pytest.mark.parametrize(("marker", "answers"), [("[[short]]", 1), ("[[twice]]", 4)])
+def test_it_answers_too_few_or_too_many(marker: str, answers: int) -> None:
+    engine = echo(markers=True)
+    encoded = engine.encode([Prompt("fine"), Prompt(f"not {marker}")], Params())
+
+    assert len(list(engine.generate(encoded, Params(), lambda: False))) == answers
+
+
+def test_what_it_computes_is_logged_a_line_each(tmp_path: Path) -> None:
+    outputs(echo(log=str(tmp_path / "log")), ["one", "two"], Params())
+
+    assert sorted((tmp_path / "log").read_text().splitlines()) == ["one", "two"]
+
+
+def test_loading_takes_as_long_as_told() -> None:
+    start = time.monotonic()
+
+    echo(load_seconds=0.3)
+
+    assert time.monotonic() - start >= 0.3

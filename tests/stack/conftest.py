@@ -78,7 +78,7 @@ class Stack:
         self.start(
             "api",
             [
-                *(BIN / "gunicorn", "--worker-class", "gthread", "--threads", "8"),
+                *(BIN / "gunicorn", "-c", "python:api.gunicorn_conf", "--threads", "8"),
                 *("--bind", f"127.0.0.1:{self.port}", "api.app:create_app()"),
             ],
         )

@@ -142,7 +142,7 @@ def test_an_item_that_kills_its_worker_fails_alone(stack: Stack, ledger: Ledger)
     assert ended(ledger, job_id) == {"succeeded": 39, "failed": 1}
     [row] = ledger.rows("SELECT idx, error_code FROM results WHERE outcome = 'failed'")
     assert (row.idx, row.error_code) == (17, "worker_crashed")
-    assert life == 3  # three deaths, and the fourth life finds nothing left to die of
+    assert life == 4  # four deaths, and the fifth life finds nothing left to die of
 
 
 def _is_over(ledger: Ledger, job_id: str) -> bool:

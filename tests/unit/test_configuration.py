@@ -12,7 +12,7 @@ from db.errors import ConfigError
 from workers.config import WorkerSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
-GOOD = {"BUSHEL_DATABASE_URL": "postgresql://u@h/d", "BUSHEL_BROKER_URL": "redis://h/0"}
+GOOD = {"BUSHEL_DATABASE_URL": "postgresql://u@h/d", "BUSHEL_BROKER_URL": "redis://127.0.0.1/0"}
 
 
 def row(name: str, field: FieldInfo) -> str:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import socket
+import subprocess
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from cli.stack.valkey import RIGHTS
+from db.config import Settings
 from db.doorbell import IO_QUEUE, model_queue
 from db.models import WorkerRow
 
@@ -158,7 +162,19 @@ def test_a_container_has_no_more_rights_than_it_needs(service: dict[str, Any]) -
     assert "/tmp" in service["tmpfs"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["ulimits"] == {"core": 0}
     assert not service.keys() & {"privileged", "cap_add", "network_mode", "pid"}
+
+
+def test_no_image_is_whatever_is_latest() -> None:
+    bases = set(re.findall(r"^FROM (\S+:\S+) AS", DOCKERFILE, re.MULTILINE)) | {
+        service["image"] for service in SERVICES.values() if "build" not in service
+    }
+
+    assert len(bases) == 3
+    for base in bases:
+        assert re.search(r":\$?\{?(\d|PYTHON_VERSION)", base) and "latest" not in base
+    assert re.search(r"^ARG PYTHON_VERSION=\d+\.\d+", DOCKERFILE, re.MULTILINE)
 
 
 def test_images_run_as_the_user_that_compose_names() -> None:
@@ -179,11 +195,11 @@ def test_only_the_api_is_published_and_only_on_this_host() -> None:
 def test_the_broker_asks_for_a_password_and_never_evicts() -> None:
     shell = SERVICES["valkey"]["command"][-1]
 
-    assert "requirepass" in shell
+    assert "user default off" in shell and RIGHTS in shell
     assert "--maxmemory-policy noeviction" in shell
     assert "--appendonly yes" in shell
     # As an argument the password would show in the process list.
-    assert "--requirepass" not in shell
+    assert "--requirepass" not in shell and "/run/secrets/valkey_password" in shell
 
 
 # Variables and documents
@@ -194,13 +210,42 @@ def example_env() -> dict[str, str]:
     return dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def test_a_missing_password_stops_the_start_with_a_sentence() -> None:
-    required = {found["name"]: found["rest"] for found in VARIABLE.finditer(COMPOSE_TEXT) if found["kind"] == "?"}
+def test_passwords_are_in_files_and_nowhere_else() -> None:
+    mounted = {name for service in SERVICES.values() for name in service.get("secrets", [])}
 
-    assert set(required) == {"POSTGRES_PASSWORD", "VALKEY_PASSWORD"}
-    assert all(".env.example" in message for message in required.values())
-    # An example that worked as it stands would be everybody's password.
-    assert all(example_env()[name] == "" for name in required)
+    assert mounted == set(COMPOSE["secrets"])
+    assert COMPOSE["secrets"] == {name: {"file": f"./secrets/{name}"} for name in mounted}
+    # Nothing in the environment of a container: `docker inspect` shows that.
+    for service in SERVICES.values():
+        values = [str(value) for value in service.get("environment", {}).values()]
+        assert not [value for value in values if re.search(r"://[^/]*@|PASSWORD(?!_FILE)", value)]
+    assert not re.search(
+        r"^#?\w*(PASSWORD|SECRET|KEY)", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    for keeper in (".gitignore", ".dockerignore"):
+        assert re.search(r"^(/secrets/|\*)$", (ROOT / keeper).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@each_service
+def test_a_secret_is_read_from_where_it_is_mounted(service: dict[str, Any]) -> None:
+    read = set(re.findall(r"/run/secrets/(\w+)", yaml.safe_dump(service)))
+
+    assert read == set(service.get("secrets", []))
+
+
+def test_the_script_makes_every_secret_once_and_they_fit_together(tmp_path: Path) -> None:
+    command = ["sh", str(ROOT / "deploy/secrets.sh"), str(tmp_path / "secrets")]
+    subprocess.run(command, check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    subprocess.run(command, check=True, capture_output=True)
+
+    assert made == {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert set(made) == set(COMPOSE["secrets"])
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    settings = Settings(database_url=made["database_url"], broker_url=made["broker_url"])
+    assert settings.passwords == (made["postgres_password"], made["valkey_password"])
+    assert all(len(password) == 48 for password in settings.passwords)
+    assert urlsplit(settings.database_url).hostname in SERVICES and urlsplit(settings.broker_url).hostname in SERVICES
 
 
 def test_the_example_environment_lists_what_compose_reads_with_its_defaults() -> None:
@@ -215,8 +260,8 @@ def test_every_setting_of_the_deployment_is_documented() -> None:
     written = COMPOSE_TEXT + DOCKERFILE + (ROOT / ".env.example").read_text(encoding="utf-8")
     used = set(re.findall(r"\bBUSHEL_[A-Z_]+\b", written))
 
-    assert {"BUSHEL_DATABASE_URL", "BUSHEL_BROKER_URL", "BUSHEL_DATA", "BUSHEL_STORE_URL"} <= used
-    assert used <= documented
+    assert {"BUSHEL_DATABASE_URL_FILE", "BUSHEL_BROKER_URL_FILE", "BUSHEL_DATA", "BUSHEL_STORE_URL"} <= used
+    assert {name.removesuffix("_FILE") for name in used} <= documented
 
 
 # Volumes, networks, images

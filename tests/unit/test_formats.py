@@ -3,6 +3,7 @@
 import gzip
 import io
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,18 @@ def test_csv_keeps_all_cells_and_counts_lines_inside_quotes() -> None:
         (2, "1", ["1", "a, b", "two\nlines"]),
         (4, "2", ["2", "c", 'say "x"']),
     ]
+
+
+def test_csv_is_read_as_it_stands_unless_it_is_said_to_be_escaped() -> None:
+    data = b"id,text\n'=1,'- Nein.\n'a,''-1\n2,'tis so\n"
+
+    def read_with(formulas: str | None) -> list[tuple[str | None, str]]:
+        lines = read(io.BytesIO(data), replace(CSV, csv_formulas=formulas), ours(), GENEROUS).lines
+        return [(line.custom_id, line.input.body["text"]) for line in lines if line.input is not None]
+
+    as_it_stands = [("'=1", "'- Nein."), ("'a", "''-1"), ("2", "'tis so")]
+    assert read_with(None) == read_with("escape") == read_with("keep") == as_it_stands
+    assert read_with("round_trip") == [("=1", "- Nein."), ("'a", "'-1"), ("2", "'tis so")]
 
 
 def test_csv_without_a_header_names_columns_by_number() -> None:

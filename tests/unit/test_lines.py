@@ -97,7 +97,7 @@ def test_a_jsonl_line_with_its_input() -> None:
     assert json.loads(writer_for("jsonl", {}, include_input=True).line(ROW))["input"] == {"text": "Good night"}
 
 
-@pytest.mark.parametrize("text", ["=1+1", 'a "quoted", text', "two\nlines\r\n", "\u2028 ü 😀", "-", "'"])
+@pytest.mark.parametrize("text", ["1+1=2", 'a "quoted", text', "two\nlines\r\n", "\u2028 ü 😀", "-1", "'"])
 def test_text_survives_jsonl_and_csv_unaltered(text: str) -> None:
     assert json.loads(JSONLines().line(with_text(text)))["output"]["text"] == text
     assert cells(CSVLines({}), with_text(text))[1][2] == text
@@ -163,12 +163,40 @@ def test_added_columns_never_clash(columns: list[str], added: list[str]) -> None
     assert added_columns(columns) == added
 
 
-@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@a", "\ta", "\ra"])
-def test_formulas_are_defused_only_on_request_and_only_in_what_we_add(text: str) -> None:
-    row = replace(with_text(text), extra=["=7", "x"])
+FORMULAS = ["=HYPERLINK(1)", "+1+1", "-a", "@a", "\ta", "\ra", "\n=1", "\0=1", "\uff1d1", "- Nein.", "'=1"]
 
-    assert cells(writer_for("csv", CSV_JOB), row)[1] == ["=7", "x", text, "succeeded", ""]
-    assert cells(writer_for("csv", CSV_JOB, safe=True), row)[1] == ["=7", "x", f"'{text}", "succeeded", ""]
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_defused_in_every_cell_of_csv_and_nowhere_else(text: str) -> None:
+    job = {**CSV_JOB, "columns": ["id", text]}
+    row = replace(with_text(text), extra=[text, "x"], custom_id=text, input={"text": text})
+
+    header, line = cells(writer_for("csv", job), row)
+
+    assert (header[1], line) == (f"'{text}", [f"'{text}", "x", f"'{text}", "succeeded", ""])
+    assert cells(writer_for("csv", {}), row)[1][:3] == [f"'{text}"] * 3
+    assert json.loads(writer_for("jsonl", {}).line(row))["output"]["text"] == text
+    assert cells(writer_for("csv", CSV_JOB), replace(FAILED, error_code=text))[1][4].startswith(f"'{text}: ")
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_are_kept_where_the_job_or_the_reader_asks_for_it(text: str) -> None:
+    row = replace(with_text(text), extra=[text, "x"])
+    kept, changed = [text, "x", text, "succeeded", ""], [f"'{text}", "x", f"'{text}", "succeeded", ""]
+    keeping = {**CSV_JOB, "csv_formulas": "keep"}
+
+    assert cells(writer_for("csv", keeping), row)[1] == kept
+    assert cells(writer_for("csv", keeping, safe=True), row)[1] == changed
+    assert cells(writer_for("csv", CSV_JOB, safe=False), row)[1] == kept
+
+
+@pytest.mark.parametrize("number", ["-1", "+2.5", "-1,000.00", "-3e-7", "+50%"])
+def test_a_number_is_no_formula(number: str) -> None:
+    assert cells(writer_for("csv", CSV_JOB), replace(with_text(number), extra=[number, "x"]))[1][:3] == [
+        number,
+        "x",
+        number,
+    ]
 
 
 def test_rows_end_as_rfc_4180_says() -> None:

@@ -8,6 +8,9 @@ Told by the registry entry's options:
     batch_tokens        what a batch may hold (default 4096); `shrink` halves it
     capacity            tokens beyond which a batch does not fit: OutOfMemory
     unavailable         a text: the model cannot be loaded, for this reason
+    load_seconds        how long loading takes
+    oom_at              the batch with this number, counted over the process's life, does not fit
+    log                 a file to which every text is written, a line each, before it is answered
     markers             true: texts may hold the markers below
     scores              true: an output has a score, -0.1
 
@@ -21,7 +24,10 @@ and by markers anywhere in an input:
     [[fail]]            ValueError for the batch it is in
     [[oom]]             OutOfMemory for the batch it is in, however small
     [[broken]]          EngineBroken, and so for every later call
+    [[short]]           its batch is answered without its last text
+    [[twice]]           its batch is answered twice
     [[kill]]            the process kills itself
+    [[segfault]]        the process dies as of a wild pointer
     [[hang]]            never returns and notices nothing, as a lost driver does
     [[slow 1.5]]        takes so many seconds longer
 """
@@ -36,6 +42,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from models.spec import ModelSpec, Task
 from workers.engines.base import (
@@ -74,8 +81,11 @@ class EchoEngine:
         self._wants_scores = bool(options.get("scores", False))
         self._budget = Budget(int(options.get("batch_tokens", 4096)))
         self._limits = Limits(spec.max_input_tokens or 1024, spec.max_output_tokens or 1024)
+        self._oom_at = int(options.get("oom_at", 0))
+        self._log = Path(str(options["log"])) if "log" in options else None
         self._device = device
         self._is_broken = False
+        self._batches = 0
 
     @property
     def limits(self) -> Limits:
@@ -114,7 +124,8 @@ class EchoEngine:
             self._misbehave(texts, sum(len(prompts[index]) for index in batch))
             if not _wait(self._seconds(texts), should_stop):
                 return
-            for index, text in zip(batch, texts, strict=True):
+            self._note(texts)
+            for index, text in self._answered(batch, texts):
                 yield self._generation(index, text, params)
 
     def shrink(self) -> bool:
@@ -146,7 +157,26 @@ class EchoEngine:
         asked = [float(found) for text in texts for found in SLOW.findall(text)] if self._has_markers else []
         return self._seconds_per_batch + self._seconds_per_item * len(texts) + sum(asked)
 
+    def _note(self, texts: Sequence[str]) -> None:
+        """In one write, so that lines of several processes do not mix."""
+        if self._log is not None:
+            with self._log.open("ab", buffering=0) as file:
+                file.write("".join(f"{text}\n" for text in texts).encode())
+
+    def _answered(self, batch: Sequence[int], texts: Sequence[str]) -> list[tuple[int, str]]:
+        """What is answered of a batch: each once, unless a marker says otherwise."""
+        pairs = list(zip(batch, texts, strict=True))
+        if self._has_markers and any("[[short]]" in text for text in texts):
+            return pairs[:-1]
+        if self._has_markers and any("[[twice]]" in text for text in texts):
+            return pairs + pairs
+        return pairs
+
     def _misbehave(self, texts: Sequence[str], tokens: int) -> None:
+        self._batches += 1
+        if self._batches == self._oom_at:
+            self._budget.note_failure(len(texts), tokens)
+            raise OutOfMemory(f"batch {self._batches} was to fail")
         if self._capacity is not None and tokens > self._capacity:
             self._budget.note_failure(len(texts), tokens)
             raise OutOfMemory(f"a batch of {tokens} tokens does not fit into {self._capacity}")
@@ -156,6 +186,8 @@ class EchoEngine:
     def _obey(self, text: str, prompts: int, tokens: int) -> None:
         if "[[kill]]" in text:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "[[segfault]]" in text:
+            os.kill(os.getpid(), signal.SIGSEGV)
         if "[[hang]]" in text:
             threading.Event().wait()
         if self._is_broken or "[[broken]]" in text:
@@ -179,6 +211,7 @@ def open_echo(spec: ModelSpec, device: str | None) -> EchoEngine:
     if "unavailable" in spec.options:
         raise ModelUnavailable(f"model {spec.name}: {spec.options['unavailable']}")
     try:
+        _wait(float(spec.options.get("load_seconds", 0)), lambda: False)
         return EchoEngine(spec, device or "cpu")
     except (KeyError, ValueError) as exc:
         raise ModelUnavailable(f"model {spec.name}: its options cannot be understood: {exc}") from exc

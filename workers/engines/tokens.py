@@ -4,7 +4,8 @@ import contextlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,44 @@ from workers.engines.quiet import quietly
 # Models whose output language is its first token, and whose input language is marked in the input.
 MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe"})
 LANGUAGE_CODE = re.compile(r">>[^<>]*<<")
+
+
+# Of a call of a tokenizer: cutting is done here, where it is told.
+_WHOLE = {"truncation": False, "verbose": False}
+# Planes of Unicode that nobody may put anything in; a template leaves such a character as it is.
+_PRIVATE = range(0xF0000, 0x10FFFE)
+
+
+@dataclass(frozen=True, slots=True)
+class StandIns:
+    """Characters in the place of special tokens that users spelled out, while a chat template writes its own."""
+
+    shown: Mapping[str, str]
+
+    @classmethod
+    def of(cls, spelled: Sequence[str], contents: str) -> "StandIns":
+        """One for each of `spelled` that does not occur in `contents`."""
+        taken = set(contents)
+        free = (chr(code) for code in _PRIVATE if chr(code) not in taken)
+        return cls(dict(zip(free, spelled, strict=False)))
+
+    def hidden(self, text: str) -> str:
+        # The longest first, since one may be a part of another.
+        for stand_in, token in sorted(self.shown.items(), key=lambda pair: -len(pair[1])):
+            text = text.replace(token, stand_in)
+        return text
+
+    def restored(self, text: str) -> str:
+        for stand_in, token in self.shown.items():
+            text = text.replace(stand_in, token)
+        return text
+
+
+def _special(tokenizer: Any) -> list[str]:
+    """The tokenizer's special tokens, the longest first, since one may begin as another does."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+    return sorted(filter(None, special), key=len, reverse=True)
 
 
 def full_prefix(spec: ModelSpec, params: Params) -> str:
@@ -71,11 +110,12 @@ class MarianTokens:
         return [text.strip() for text in self._target.decode(kept)] if kept else []
 
     def _split(self, prompt: Prompt, params: Params) -> tuple[tuple[str, ...], str]:
-        text = full_prefix(self._spec, params) + _text_of(self._spec, prompt)
-        code = LANGUAGE_CODE.match(text)
+        """The language code, which the operator's prefix may begin with and a user's text may not, and the rest."""
+        prefix, text = full_prefix(self._spec, params), _text_of(self._spec, prompt)
+        code = LANGUAGE_CODE.match(prefix)
         if code and code.group() in self._vocabulary:
-            return (code.group(),), text[code.end() :]
-        return (), text
+            return (code.group(),), prefix[code.end() :] + text
+        return (), prefix + text
 
 
 class AutoTokens:
@@ -93,6 +133,11 @@ class AutoTokens:
         self._lock = threading.Lock()
         self._tokenizer = load_tokenizer(spec, files.folder)
         self._forced_bos = files.token_ids("forced_bos_token_id")
+        self._is_marian = files.model_type == "marian"
+        special = _special(self._tokenizer)
+        # What the tokenizer takes for one of its special tokens, wherever it stands in a text.
+        self._marks = re.compile(f"({'|'.join(map(re.escape, special)) or '(?!)'})")
+        self._special_ids = set(self._tokenizer.convert_tokens_to_ids(special)) - {self._tokenizer.unk_token_id}
         self.limit: int | None = getattr(self._tokenizer, "model_max_length", None)
         if self._is_multilingual:
             self._check_languages()
@@ -143,27 +188,50 @@ class AutoTokens:
     def _whole(self, prompts: Sequence[Prompt], params: Params, limit: int) -> list[Encoded]:
         if self._is_multilingual and params.source_lang is not None:
             self._tokenizer.src_lang = params.source_lang
-        prefix = full_prefix(self._spec, params)
+        code, prefix = self._code(full_prefix(self._spec, params))
         texts = [prefix + _text_of(self._spec, prompt) for prompt in prompts]
+        if self._is_marian:
+            # Marian's tokenizer takes what a text begins with for a language code; behind a space it does not look.
+            texts = [f" {text}" if text.startswith(">>") else text for text in texts]
         # Special tokens spelled out in a text (`</s>`) must not end it.
-        rows = self._tokenizer(texts, split_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-        tail = self._tail()
-        return [_cut(tuple(row) or self._start(), limit, tail) for row in rows]
+        rows = self._tokenizer(texts, split_special_tokens=True, **_WHOLE)["input_ids"]
+        head, tail = self._frame()
+        rows = [
+            self._spelled_out(row, head, tail) if self._marks.search(text) else row
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        return [_cut((*code, *row) or self._start(), limit, tail) for row in rows]
 
-    def _tail(self) -> int:
-        """How many tokens the tokenizer puts behind every text."""
+    def _spelled_out(self, ids: Sequence[int], head: int = 0, tail: int = 0) -> list[int]:
+        """The same, with special tokens between head and tail written letter by letter.
+
+        A vocabulary of whole pieces (T5's, BART's) has `</s>` among them, and finds it there where a text spells it,
+        whatever the tokenizer was told. An unknown character is an unknown token, and stays one.
+        """
+        inner: list[int] = []
+        for id in ids[head : len(ids) - tail]:
+            letters = list(self._tokenizer.convert_ids_to_tokens(id)) if id in self._special_ids else []
+            inner += [each for each in self._tokenizer.convert_tokens_to_ids(letters) if each is not None] or [id]
+        return [*ids[:head], *inner, *ids[len(ids) - tail :]]
+
+    def _code(self, prefix: str) -> tuple[tuple[int, ...], str]:
+        """The token of a language code that the prefix of a Marian model begins with, and the rest of the prefix."""
+        code = LANGUAGE_CODE.match(prefix) if self._is_marian else None
+        if code is None or code.group() not in self._tokenizer.get_vocab():
+            return (), prefix
+        return (int(self._tokenizer.convert_tokens_to_ids(code.group())),), prefix[code.end() :]
+
+    def _frame(self) -> tuple[int, int]:
+        """How many tokens the tokenizer puts before and behind every text."""
         with_specials, bare = (list(self._tokenizer("a", add_special_tokens=on)["input_ids"]) for on in (True, False))
         for start in range(len(with_specials) - len(bare) + 1):
             if with_specials[start : start + len(bare)] == bare:
-                return len(with_specials) - start - len(bare)
-        return 1
+                return start, len(with_specials) - start - len(bare)
+        return 0, 1
 
     def _causal(self, prompt: Prompt, params: Params, limit: int) -> Encoded:
         if not prompt.messages:
-            text = full_prefix(self._spec, params) + prompt.text
-            return _cut(
-                tuple(self._tokenizer(text, truncation=False, verbose=False)["input_ids"]) or self._start(), limit, 0
-            )
+            return _cut(self._continued(full_prefix(self._spec, params), prompt.text) or self._start(), limit, 0)
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         ids = self._chat(messages)
         if len(ids) <= limit:
@@ -175,18 +243,43 @@ class AutoTokens:
             tail += 1
         return _cut(ids, limit, min(tail, limit // 2))
 
+    def _continued(self, prefix: str, text: str) -> tuple[int, ...]:
+        """The operator's prefix, which may have special tokens, and a user's text, in which they are text."""
+        if not self._marks.search(prefix + text):
+            return tuple(self._tokenizer(prefix + text, **_WHOLE)["input_ids"])
+        return (*self._tokenizer(prefix, **_WHOLE)["input_ids"], *self._as_text(text))
+
+    def _as_text(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text by itself: special ones that are spelled out in it are spelled out."""
+        ids = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, **_WHOLE)["input_ids"]
+        return tuple(self._spelled_out(ids) if self._marks.search(text) else ids)
+
     def _chat(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         if not self._tokenizer.chat_template:
             raise ValueError(f"model {self._spec.name} has no chat template; send a text instead of messages")
         from jinja2 import TemplateError
 
+        stand_ins = self._stand_ins(messages)
+        hidden = [{**each, "content": stand_ins.hidden(each["content"])} for each in messages]
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(hidden, tokenize=False, add_generation_prompt=True)
         except TemplateError as exc:
             # Templates raise on purpose, for roles out of turn and the like.
             raise ValueError(f"the chat template of {self._spec.name} refuses these messages: {exc}") from exc
         # The template has written the special tokens already.
-        return tuple(self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        if not stand_ins.shown:
+            return tuple(self._tokenizer(text, add_special_tokens=False, **_WHOLE)["input_ids"])
+        ids: list[int] = []
+        for part in filter(None, self._marks.split(text)):
+            if self._marks.fullmatch(part):
+                ids.append(self._tokenizer.convert_tokens_to_ids(part))
+            else:
+                ids += self._as_text(stand_ins.restored(part))
+        return tuple(ids)
+
+    def _stand_ins(self, messages: list[dict[str, str]]) -> "StandIns":
+        contents = "".join(message["content"] for message in messages)
+        return StandIns.of(sorted(set(self._marks.findall(contents))), contents)
 
     def _start(self) -> tuple[int, ...]:
         """What an empty text is generated from."""

@@ -1,0 +1,31 @@
+"""Migrations while work is under way: what was accepted stays, and goes on."""
+
+import pytest
+
+import migrations
+from tests.healthy import finish, is_sound, let_leases_run_out
+from tests.ledger import Ledger
+
+
+@pytest.mark.parametrize("revision", ["0003", "0002"])
+def test_jobs_under_way_survive_a_downgrade_and_an_upgrade(ledger: Ledger, database_url: str, revision: str) -> None:
+    going, unread = ledger.started(6), ledger.submit(b"a\nb\n")
+    ledger.recut(going, 2)
+    done, held = ledger.claim(going), ledger.claim(going)
+    assert done and held
+    ledger.record(done)
+    before = ledger.rows("SELECT job_id, idx, seq, output, attempt FROM results ORDER BY idx")
+    chunks = ledger.rows("SELECT id, state, attempt, lease_owner, lease_expires_at FROM chunks ORDER BY id")
+
+    migrations.downgrade(database_url, revision)
+    migrations.upgrade(database_url)
+
+    assert ledger.rows("SELECT job_id, idx, seq, output, attempt FROM results ORDER BY idx") == before
+    assert ledger.rows("SELECT id, state, attempt, lease_owner, lease_expires_at FROM chunks ORDER BY id") == chunks
+    # The worker that held a chunk meanwhile still does.
+    ledger.record(held)
+    let_leases_run_out(ledger)
+    finish(ledger)
+    assert ledger.counts(going) == {"succeeded": 6} and ledger.counts(unread) == {"succeeded": 2}
+    assert {ledger.job(going).status, ledger.job(unread).status} == {"completed"}
+    assert is_sound(ledger, going) and is_sound(ledger, unread)
