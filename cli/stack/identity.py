@@ -17,8 +17,9 @@ from pathlib import Path
 
 from cli.stack.errors import StackError
 
-# From linux/prctl.h and linux/capability.h.
+# From linux/prctl.h, linux/securebits.h and linux/capability.h.
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
+_PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 28, 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
@@ -36,6 +37,9 @@ class Identity:
         """Drop root for good. For a process just forked, before exec."""
         if self.capability is not None:
             _check(_libc().prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities")
+            # Else access(2), by which PostgreSQL looks for its programs, goes by the user alone. Where it may not be
+            # set, programs in an open folder still work.
+            _libc().prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP, 0, 0, 0)
         os.setgroups([])
         os.setgid(self.gid)
         os.setuid(self.uid)

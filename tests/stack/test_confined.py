@@ -37,15 +37,18 @@ READ_ONLY = """
 set -e
 mount --make-rprivate /
 mount --bind /tmp /tmp
-if [ -n "$CLOSED" ]; then
-  # The interpreter is in a home that others may not enter: here, that home has nothing else.
-  mount --bind "$INTERPRETER" "$STAGE"
-  mount -t tmpfs -o mode=755 none "$CLOSED"
-  mkdir -p "$INTERPRETER"
-  mount --bind "$STAGE" "$INTERPRETER"
-fi
+# May be in /tmp.
+mount --bind "$HERE" "$HERE"
+# What is in a folder that others may not enter, a home say: here, that folder has nothing else.
+each() { printf '%s' "$2" | while read -r path; do "$1" "$path"; done; }
+stage() { mkdir -p "$STAGE$1"; mount --bind "$1" "$STAGE$1"; }
+empty() { mount -t tmpfs -o mode=755 none "$1"; }
+back() { mkdir -p "$1"; mount --bind "$STAGE$1" "$1"; }
+each stage "$NEEDED"
+each empty "$CLOSED"
+each back "$NEEDED"
 findmnt --raw --noheadings --output TARGET | while read -r target; do
-  case "$target" in /proc*|/sys*|/dev*|/tmp*) ;; *) mount -o remount,bind,ro "$target" ;; esac
+  case "$target" in /proc*|/sys*|/dev*|/tmp) ;; *) mount -o remount,bind,ro "$target" ;; esac
 done
 if touch /usr/.bushel 2>/dev/null || touch "$HERE/.bushel" 2>/dev/null; then echo "still writable" >&2; exit 70; fi
 exec setpriv --reuid "$AS" --regid "$AS" --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
@@ -55,7 +58,12 @@ tools = [name for name in ("unshare", "setpriv", "findmnt", "mount") if shutil.w
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="NOT CHECKED: confinement needs root"),
+    pytest.mark.skipif(ROOT.stat().st_mode & 0o005 != 0o005, reason="NOT CHECKED: this tree is closed to other users"),
     pytest.mark.skipif(bool(tools), reason=f"NOT CHECKED: confinement needs {', '.join(tools)}"),
+    pytest.mark.skipif(
+        not tools and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0,
+        reason="NOT CHECKED: confinement needs the right to mount",
+    ),
 ]
 
 
@@ -70,22 +78,23 @@ class Confined:
     def __init__(self, folder: Path, database_url: str) -> None:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("data", "data/tmp", "files", "logs", "python"):
+        for name in ("data", "data/tmp", "files", "logs", "stage"):
             (folder / name).mkdir()
         for name, content in {"database_url": database_url, "broker_url": NO_BROKER, "models.toml": REGISTRY}.items():
             (folder / name).write_text(content)
         for path in (folder, *folder.rglob("*")):
             if "postgres" not in path.parts[len(folder.parts) :][:1]:
                 os.chown(path, int(USER), int(USER))
+        shut = [path for path in (Path(sys.base_prefix), ROOT) if closed(path)]
         image = {"HOME": "/tmp", "TMPDIR": str(folder / "data/tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment = image | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "HERE": str(ROOT),
             "AS": USER,
-            "INTERPRETER": sys.base_prefix,
-            "CLOSED": str(closed(Path(sys.base_prefix)) or ""),
-            "STAGE": str(folder / "python"),
+            "NEEDED": "".join(f"{path}\n" for path in shut),
+            "CLOSED": "".join(f"{path}\n" for path in {closed(path) for path in shut}),
+            "STAGE": str(folder / "stage"),
             "BUSHEL_DATABASE_URL_FILE": str(folder / "database_url"),
             "BUSHEL_BROKER_URL_FILE": str(folder / "broker_url"),
             "BUSHEL_DATA": str(folder / "data"),
