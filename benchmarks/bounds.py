@@ -10,6 +10,8 @@ above what the role held at rest after a warm-up:
 - slow readers: a file of 256 MB read by 30 clients at 64 kB/s for a while; those beyond the places are told so;
 - pages: all results of 50,000 failed lines, in pages of 1,000 and as one download.
 
+Ten million lines are ingested at the usual speed, so the second case takes minutes. `--scale 0.1` is a quick look.
+
 A growth is not a leak by itself (an allocator keeps what it once had), so each case runs twice, and the second time is
 shown beside the first: it must not grow again.
 """
