@@ -4,14 +4,20 @@ import random
 import shutil
 from collections.abc import Sequence
 
+import redis
+
 from chaos.faults import processes
 from chaos.stack import Stack
 from db.doorbell import DELIVER, FINALIZE, INGEST, WORK, CeleryDoorbell, broker
 
 
-def flush(stack: Stack) -> Sequence[int]:
-    with stack.broker() as connection:
-        connection.flushall()
+def flush(stack: Stack) -> Sequence[int] | None:
+    """None while it is being started again."""
+    try:
+        with stack.broker() as connection:
+            connection.flushall()
+    except redis.ConnectionError:
+        return None
     return ()
 
 

@@ -20,11 +20,12 @@ _FAULT = "kill -9 of a worker for good"
 def unreplaced(terms: Terms) -> Row:
     """kill -9 of workers that are not restarted: their chunks wait for their leases to run out."""
     count, chance = terms.size(10, 3), random.Random(terms.seed)
-    with arena(f"{count} workers killed for good", terms.folder, workers=1, seconds_per_item=0.02) as here:
-        here.client.submit("echo", lines(terms.size(12_000, 5_000)))
+    with arena(f"{count} workers killed for good", terms.folder, workers=2, seconds_per_item=0.04) as here:
+        here.client.submit("echo", lines(terms.size(12_000, 6_000)))
         here.until_settled(1)
-        pids = [here.stack.add_worker(f"extra-{number}") for number in range(count)]
-        for pid in pids:
+        for number in range(count):
+            # One after the other, or together they would have done the job before the last one dies.
+            pid = here.stack.add_worker(f"extra-{number}")
             await_lease(here, pid)
             # At any moment between two heartbeats, or all would be hit with the whole lease before them.
             time.sleep(chance.uniform(0, HEARTBEAT_SECONDS))

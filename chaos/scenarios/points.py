@@ -80,6 +80,7 @@ def _await_deliveries(here: Arena, webhook_id: str, look: Callable[[], None]) ->
         if time.monotonic() > deadline:
             raise ChaosFailed(f"webhook {webhook_id}: deliveries are still pending")
         time.sleep(0.2)
+    look()
 
 
 @contextmanager

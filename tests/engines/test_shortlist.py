@@ -64,7 +64,9 @@ def test_a_list_is_for_its_token_alone(bench: Bench, tmp_path: Path) -> None:
     spec = listed(bench, "marian", tmp_path / "model", LISTS)
     engine = opened(spec, tmp_path)
 
-    one, other = (made(engine, spec, [text], temperature=5.0, max_new_tokens=60) for text in ("short", "text"))
+    one, other = (
+        made(engine, spec, [text], temperature=5.0, max_new_tokens=60, min_new_tokens=60) for text in ("short", "text")
+    )
 
     assert said(one) == set(SOME) and said(other) == set(OTHERS)
     engine.close()
