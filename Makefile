@@ -34,8 +34,8 @@ demo: install ## Translate the example files with the starter model, from nothin
 up: install ## Run the one-machine stack in the foreground (Ctrl-C stops it)
 	$(BIN)/bushel up
 
-test: install ## Run the whole test suite, fast parts first
-	$(BIN)/pytest tests/unit tests/db tests/model tests/api tests/engines tests/training tests/cli tests/stack tests/conformance
+test: install ## Run the whole test suite, fast parts first (JOBS=n processes, two unless told)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder tests/unit tests/db tests/model tests/api tests/engines tests/training tests/cli tests/stack tests/conformance
 
 test-fast: install ## Run the tests that start no stack
 	$(BIN)/pytest tests/unit tests/db tests/api

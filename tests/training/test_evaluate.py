@@ -292,7 +292,7 @@ def test_other_architectures_are_evaluated_beside_their_int8_twins(kind: str, tm
     assert whole["perplexity"]["tokens"] == small["perplexity"]["tokens"] > len(tiny.CORPUS)
     # Of random weights every word is about as likely, so the outputs of two roundings may part at the first one.
     assert small["agreement"]["chrf"] > 0
-    assert small["perplexity"]["perplexity"] == pytest.approx(whole["perplexity"]["perplexity"], rel=0.05)
+    assert small["perplexity"]["perplexity"] == pytest.approx(whole["perplexity"]["perplexity"], rel=0.1)
     assert small["engine_bytes"] < whole["engine_bytes"]
 
 
