@@ -289,7 +289,7 @@ def test_one_key_sent_over_and_over_with_lost_answers_makes_one_job(server: Serv
     request = server.head("POST", "/v1/jobs", *head) + body
     [began] = server.ledger.rows("SELECT now() AS now")[0]
     chance = random.Random(11)
-    cuts = [chance.choice([len(request), len(request), chance.randrange(1, len(request))]) for _ in range(200)]
+    cuts = [chance.choice([len(request), len(request), chance.randrange(1, len(request))]) for _ in range(1_000)]
     reads = [chance.random() < 0.5 for _ in cuts]
 
     def post(cut: int, read: bool) -> bytes:

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pickle
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,20 +175,29 @@ def forged(canary: Path) -> list[bytes]:
     ]
 
 
+def garbled(chance: random.Random) -> bytes:
+    """A message whose envelope is whole and whose body was a ring's, until some of its bytes were changed or lost."""
+    body = bytearray(json.dumps([["job_none"], {}, {"callbacks": None, "errbacks": None, "chain": None}]).encode())
+    for _ in range(chance.randint(1, 8)):
+        at = chance.randrange(len(body) + 1)
+        body[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
+    kind = chance.choice(["application/json", "application/x-python-serialize", "application/data", "text/plain"])
+    return message(bytes(body), kind, chance.choice([INGEST, "os.system", "bushel.nothing"]))
+
+
 def test_messages_that_are_no_rings_are_dropped_and_nothing_of_them_is_run(
     stack: Stack, ledger: Ledger, operator: redis.Redis, tmp_path: Path
 ) -> None:
-    canary = tmp_path / "canary"
+    canary, chance = tmp_path / "canary", random.Random(38)
     stack.start_worker()
-    for each in forged(canary):
-        operator.lpush(f"bushel:{IO_QUEUE}", each)
+    operator.lpush(f"bushel:{IO_QUEUE}", *forged(canary), *(garbled(chance) for _ in range(10_000)))
     job_id = ledger.submit(b"one\ntwo")
 
     ledger.bell.ring(INGEST, job_id)
 
-    eventually(lambda: ledger.job(job_id).status == "completed", 60)
+    eventually(lambda: ledger.job(job_id).status == "completed", 120)
     # Behind them in the queue, and so after them.
-    eventually(lambda: operator.llen(f"bushel:{IO_QUEUE}") == 0, 60)
+    eventually(lambda: operator.llen(f"bushel:{IO_QUEUE}") == 0, 120)
     assert ledger.counts(job_id) == {"succeeded": 2}
     assert not canary.exists()
     assert stack.processes["worker"].poll() is None

@@ -1,6 +1,7 @@
 """Where secrets and texts are while the service works: not in logs, not in process arguments, not in the broker."""
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ import psutil
 import pytest
 import redis
 
+from cli.stack.postgres import program
 from cli.stack.valkey import Valkey
 from tests.stack.conftest import Stack
 from tests.waiting import eventually
@@ -86,6 +88,39 @@ def test_no_log_no_argument_and_no_message_has_a_secret_or_a_text(stack: Stack, 
     assert found == []
     cores = {Path(f"/proc/{each.pid}/limits").read_text().split("Max core file size")[1].split()[0] for each in family}
     assert cores == {"0"}
+
+
+def test_of_a_thousand_keys_nothing_that_opens_is_kept_anywhere(
+    stack: Stack, database_url: str, tmp_path: Path
+) -> None:
+    """Made, used, mistyped, rotated and revoked; then the database's dump, every log, every file and every argument."""
+    stack.start_api()
+    issued, ids = [stack.key], []
+    for number in range(1_000):
+        made = stack.http.post("/v1/keys", json={"name": f"key {number}"}).json()
+        issued.append(made["key"])
+        ids.append(made["id"])
+        if number % 20 == 0:
+            assert stack.http.get("/v1/jobs", headers={"authorization": f"Bearer {made['key']}"}).status_code == 200
+            assert (
+                stack.http.get("/v1/jobs", headers={"authorization": f"Bearer {made['key'][:-1]}"}).status_code == 401
+            )
+            issued.append(stack.http.post(f"/v1/keys/{made['id']}/rotate").json()["key"])
+        # A tenant may have a hundred that open something.
+        assert number > 990 or stack.http.delete(f"/v1/keys/{made['id']}").status_code == 200
+
+    dumped = tmp_path / "dump.sql"
+    plain = database_url.replace("postgresql+psycopg://", "postgresql://")
+    subprocess.run([program("pg_dump"), f"--file={dumped}", f"--dbname={plain}"], check=True, timeout=120)
+    children = psutil.Process(stack.processes["api"].pid).children(recursive=True)
+    places = {path.name: path.read_bytes() for path in (dumped, *files(stack.folder))}
+    places |= {f"arguments of {each.pid}": "\0".join(each.cmdline()).encode() for each in children}
+
+    assert all(key_id.encode() in places[dumped.name] for key_id in ids)
+    # What comes after the id is the secret.
+    secrets = [key.rpartition("_")[2].encode() for key in issued]
+    assert len(set(secrets)) == 1_051 and min(map(len, secrets)) >= 32
+    assert [(where, secret) for where, content in places.items() for secret in secrets if secret in content] == []
 
 
 def files(folder: Path) -> list[Path]:
