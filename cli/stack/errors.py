@@ -3,6 +3,7 @@
 StackError
 ├── FolderInUse      another `bushel up` holds the data folder
 ├── PortInUse        somebody listens on the port already
+├── OpenAddress      others would reach it without TLS
 ├── MissingParts     the extra `bushel[local]` is not installed
 └── PartFailed       a part did not become ready; carries the end of its log
 """
@@ -29,6 +30,10 @@ class PortInUse(StackError):
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(f"cannot listen on {host}:{port}: {reason}; choose another --port")
         self.host, self.port = host, port
+
+
+class OpenAddress(StackError):
+    pass
 
 
 class MissingParts(StackError):

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.stack.errors import MissingParts, PartFailed, PortInUse, StackError
+from pydantic import TypeAdapter
+
+from cli.stack.errors import MissingParts, OpenAddress, PartFailed, PortInUse, StackError
 from cli.stack.postgres import Postgres
 from cli.stack.process import Child, Part, Probe, describe_exit
 from cli.stack.valkey import Valkey
+from db.safeguards import listening_problem
 
 _IMPORTANT = re.compile(r"\b(ERROR|CRITICAL|Traceback)\b|\"level\": ?\"(error|critical)\"", re.IGNORECASE)
 # Ends a worker gently: it finishes the batch on the device, which is made to take seconds.
@@ -166,7 +169,14 @@ def first_key(where: Layout) -> str | None:
 
 
 def check_port(host: str, port: int) -> int:
-    """`port`, or a free one for 0; PortInUse when the API could not be bound to it."""
+    """`port`, or a free one for 0.
+
+    PortInUse when the API could not be bound to it, OpenAddress when it would refuse to be: told here, before anything
+    is started for it.
+    """
+    problem = listening_problem(host)
+    if problem and not TypeAdapter(bool).validate_python(os.environ.get("BUSHEL_ALLOW_PLAIN_HTTP", "false")):
+        raise OpenAddress(problem)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As gunicorn does: a port still in TIME_WAIT from our last run is free.

@@ -16,7 +16,7 @@ from cli.main import run
 from cli.stack import logs
 from cli.stack.lock import FolderLock
 from cli.stack.logs import Log
-from cli.stack.parts import _IMPORTANT
+from cli.stack.parts import _IMPORTANT, check_port
 from cli.up import _keep
 
 Captured = pytest.CaptureFixture[str]
@@ -33,6 +33,26 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, capfd: Cap
     assert code == 1
     assert f"cannot listen on 127.0.0.1:{port}: address already in use; choose another --port" in capfd.readouterr().err
     assert not (tmp_path / "data" / "postgres" / "data").exists()
+
+
+@pytest.mark.parametrize("allowed", [None, "false"])
+def test_an_address_that_others_reach_is_refused_before_anything_starts(
+    allowed: str | None, tmp_path: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if allowed:
+        monkeypatch.setenv("BUSHEL_ALLOW_PLAIN_HTTP", allowed)
+
+    code = run(["up", "--data", str(tmp_path / "data"), "--host", "0.0.0.0", "--port", "0"])
+
+    assert code == 1
+    assert "set BUSHEL_ALLOW_PLAIN_HTTP=true where the network is yours" in capfd.readouterr().err
+    assert not (tmp_path / "data" / "postgres" / "data").exists()
+
+
+def test_who_says_so_may_listen_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUSHEL_ALLOW_PLAIN_HTTP", "true")
+
+    assert check_port("0.0.0.0", 0) > 0
 
 
 def test_a_folder_in_use_is_said_with_the_pid_of_its_holder(tmp_path: Path, capfd: Captured) -> None:
@@ -102,6 +122,15 @@ def test_where_the_server_and_the_key_come_from(
     write_access(tmp_path, Access(HERE, "local"))
 
     assert find_access(url, tmp_path, environment) == expected
+
+
+def test_the_key_may_be_in_a_file_and_a_missing_one_is_told(tmp_path: Path) -> None:
+    held = tmp_path / "key"
+    held.write_text("from a file\n")
+
+    assert find_access(THERE, tmp_path, {"BUSHEL_API_KEY_FILE": str(held)}) == Access(THERE, "from a file")
+    with pytest.raises(WrongUsage, match="BUSHEL_API_KEY_FILE"):
+        find_access(THERE, tmp_path, {"BUSHEL_API_KEY_FILE": str(tmp_path / "none")})
 
 
 def test_without_anything_it_is_the_default_address(tmp_path: Path) -> None:
