@@ -17,6 +17,7 @@ from chaos.recovery import Recoveries
 from chaos.report import Row
 from chaos.schedule import Strike
 from chaos.stack import Stack, until
+from chaos.watch import Watch
 
 _TICK_SECONDS = 0.1
 
@@ -135,6 +136,18 @@ class Arena:
         if self.client.refusals:
             row.notes.append(f"tried again by the client: {self.client.refusals}")
         return found
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While the block lasts, somebody reads all results, twenty times a second: what was read may not change."""
+        watch = Watch(self.stack.http, lambda: [promise.job_id for promise in self.journal.promises()])
+        with watch.watching():
+            yield
+        self.row.notes.append(
+            f"{watch.looks} looks at {watch.results} results, {watch.reread} read again, {len(watch.changes)} changed"
+        )
+        self.row.problems += watch.changes[:5]
+        self.require(watch.looks > 0, "nobody could look at results")
 
     def require(self, is_so: bool, otherwise: str) -> None:
         if not is_so:

@@ -27,11 +27,24 @@ class Client:
     def submit(self, model: str, lines: list[str], expected: list[str] | None = None, **fields: Any) -> Promise:
         """Upload the lines as a text file and submit them; noted once the service has said 202."""
         mark = uuid.uuid4().hex[:12]
-        inputs, right = self._stack.folder / f"{mark}.in.txt", self._stack.folder / f"{mark}.out.txt"
-        inputs.write_text("".join(f"{line}\n" for line in lines))
-        right.write_text("".join(f"{line}\n" for line in (lines if expected is None else expected)))
+        inputs, right = self._written(mark, lines, lines if expected is None else expected)
         body = {"model": model, "task": "translation", "format": {"type": "txt"}, "on_error": "skip", **fields}
         body["input_file_id"] = self.upload(inputs)
+        return self._promised(mark, body, inputs, right)
+
+    def submit_inline(self, model: str, lines: list[str]) -> Promise:
+        """Submit the lines in the request itself; noted once the service has said 202."""
+        mark = uuid.uuid4().hex[:12]
+        inputs, right = self._written(mark, lines, lines)
+        return self._promised(mark, {"model": model, "task": "translation", "inputs": lines}, inputs, right)
+
+    def _written(self, mark: str, lines: list[str], expected: list[str]) -> tuple[Path, Path]:
+        inputs, right = self._stack.folder / f"{mark}.in.txt", self._stack.folder / f"{mark}.out.txt"
+        inputs.write_text("".join(f"{line}\n" for line in lines))
+        right.write_text("".join(f"{line}\n" for line in expected))
+        return inputs, right
+
+    def _promised(self, mark: str, body: dict[str, Any], inputs: Path, right: Path) -> Promise:
         job = self.asked("POST", "/v1/jobs", json=body, headers={"idempotency-key": mark}).json()
         promise = Promise(job["id"], str(inputs), str(right))
         self._journal.note(promise)

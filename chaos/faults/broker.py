@@ -8,7 +8,7 @@ import redis
 
 from chaos.faults import processes
 from chaos.stack import Stack
-from db.doorbell import DELIVER, FINALIZE, INGEST, WORK, CeleryDoorbell, broker
+from db.doorbell import DELIVER, FINALIZE, INGEST, WORK, CeleryDoorbell, broker, model_queue
 
 
 def flush(stack: Stack) -> Sequence[int] | None:
@@ -56,3 +56,15 @@ def ring(stack: Stack, messages: Sequence[tuple[str, ...]]) -> Sequence[int]:
     for task, *arguments in messages:
         bell.ring(task, *arguments)
     return ()
+
+
+def listeners(stack: Stack) -> int:
+    """Clients that wait for a message at this moment."""
+    with stack.broker() as connection:
+        return int(connection.info("clients")["blocked_clients"])
+
+
+def waiting(stack: Stack, model: str) -> int:
+    """Rings for the model's workers that nobody has taken yet."""
+    with stack.broker() as connection:
+        return int(connection.llen(f"bushel:{model_queue(model)}"))

@@ -1,13 +1,21 @@
-"""A small disk of its own for a folder, filled and emptied again."""
+"""Disks that fail: a small one of its own for a folder, filled and emptied again; one that does not write through."""
 
+import contextlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chaos.errors import Skipped
+import psutil
+
+from chaos.errors import ChaosFailed, Skipped
+from chaos.stack import until
+
+_ATTACHED_SECONDS = 20.0
 
 
 @contextmanager
@@ -47,3 +55,46 @@ class Disk:
 
     def heal(self) -> None:
         self._ballast.unlink(missing_ok=True)
+
+
+@contextmanager
+def failing_syncs(pids: Collection[int], told: Path) -> Iterator[None]:
+    """Every fsync of these processes, and of those that they start, is an EIO while the block lasts.
+
+    `told` gets a line for each of them. Skipped where there is no strace, or nobody may trace.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        raise Skipped("needs strace (Debian: apt install strace)")
+    command = [strace, "-f", "-qq", "-o", str(told), "-e", "trace=fsync,fdatasync"]
+    command += ["-e", "inject=fsync,fdatasync:error=EIO", *(word for pid in pids for word in ("-p", str(pid)))]
+    tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        try:
+            until(lambda: tracer.poll() is not None or _are_traced(pids), _ATTACHED_SECONDS, "tracing")
+        except ChaosFailed as exc:
+            raise Skipped(f"nobody may trace processes here ({exc})") from exc
+        if tracer.poll() is not None:
+            _, said = tracer.communicate()
+            raise Skipped(f"nobody may trace processes here: {said.decode(errors='replace').strip()[:300]}")
+        yield
+    finally:
+        # On SIGTERM it lets go of everybody first, and they go on.
+        with contextlib.suppress(ProcessLookupError):
+            tracer.send_signal(signal.SIGTERM)
+        try:
+            tracer.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            tracer.kill()
+            tracer.communicate()
+
+
+def _are_traced(pids: Collection[int]) -> bool:
+    """All that are still there, with all of their threads."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            for thread in psutil.Process(pid).threads():
+                status = Path(f"/proc/{pid}/task/{thread.id}/status").read_text()
+                if "TracerPid:\t0\n" in status:
+                    return False
+    return True

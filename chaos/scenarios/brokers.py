@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Event, Thread
 
 from chaos.arena import Arena, arena, lines
-from chaos.faults import broker
+from chaos.faults import broker, processes
 from chaos.proxy import Proxy
 from chaos.report import Row
 from chaos.scenarios.scenario import Scenario, Terms
 from chaos.schedule import strikes
+from chaos.stack import until
+from db.doorbell import WORK
 
 FLUSH_SECONDS, SILENT_SECONDS = 10.0, 15.0
 
@@ -114,6 +117,49 @@ def forged(terms: Terms) -> Row:
         return here.row
 
 
+def taken(terms: Terms) -> Row:
+    """Rings that frozen workers have taken, and that die with them: no queue and nobody has them any more."""
+    rounds, victims = terms.size(10, 2), terms.size(5, 2)
+    with arena(f"{rounds * victims} rings taken and lost", terms.folder, workers=0, seconds_per_item=0.003) as here:
+        # It never hears a ring: what it does, it has found in the ledger.
+        nowhere = f"redis+socket://{terms.folder}/nobody.sock"
+        here.stack.await_worker(here.stack.add_worker("deaf", BUSHEL_BROKER_URL=nowhere))
+        lost = 0
+        for number in range(rounds):
+            lost += _take_and_die(here, [f"taker-{number}-{place}" for place in range(victims)])
+            here.strike("a ring lost with its worker", partial(_submitted, here, f"round {number}"))
+            here.until_done(120)
+        here.judge(allowed=0)
+        here.row.notes.append(f"{lost} of {rounds * victims} rings were in the hands of workers that died")
+        here.require(lost >= rounds, f"only {lost} rings were taken by the frozen")
+        worst = max(here.recoveries.all_seconds)
+        here.require(worst <= SILENT_SECONDS, f"no result for {worst:.1f} s, {SILENT_SECONDS:.0f} s is the bar")
+        return here.row
+
+
+def _submitted(here: Arena, mark: str) -> tuple[()]:
+    here.client.submit("echo", lines(50, mark))
+    return ()
+
+
+def _take_and_die(here: Arena, names: list[str]) -> int:
+    """Workers listen, freeze, are rung for and killed; how many rings were lost that way."""
+    pids = [here.stack.add_worker(name) for name in names]
+    for pid in pids:
+        here.stack.await_worker(pid)
+    # They, and the one for files.
+    until(lambda: broker.listeners(here.stack) > len(pids), 120, "workers that listen")
+    for pid in pids:
+        processes.freeze(pid)
+    # At once: a listener asks anew every second, and one that is frozen does not.
+    broker.ring(here.stack, [(WORK, "echo")] * len(pids))
+    lost = len(pids) - broker.waiting(here.stack, "echo")
+    for name in names:
+        processes.kill(here.stack, name)
+        here.stack.reap(name)
+    return lost
+
+
 def _ring_on(here: Arena, messages: list[tuple[str, ...]], over: Event) -> None:
     for start in range(0, len(messages), 50):
         broker.ring(here.stack, messages[start : start + 50])
@@ -145,4 +191,5 @@ SCENARIOS = (
     Scenario("broker-full", full),
     Scenario("broker-silent", silent),
     Scenario("rings", forged),
+    Scenario("rings-taken", taken),
 )

@@ -13,6 +13,7 @@ from chaos.proxy import Proxy
 from chaos.report import Row
 from chaos.scenarios.scenario import Scenario, Terms
 from chaos.schedule import strikes
+from chaos.stack import until
 from db.chunks import LEASE_SECONDS
 
 RECOVERY_SECONDS = 30.0
@@ -28,7 +29,8 @@ def restarted(terms: Terms) -> Row:
             "restart -m immediate": lambda: database.restart_immediately(here.stack),
             "kill postmaster": lambda: database.kill(here.stack),
         }
-        here.under_fire(total, plan, hurts, 900)
+        with here.watched():
+            here.under_fire(total, plan, hurts, 900)
         here.judge(allowed=0)
         _check_recoveries(here)
         here.require(here.crashes() == 0, f"{here.crashes()} crashes were charged, and no worker died")
@@ -46,24 +48,24 @@ def disturbed(terms: Terms) -> Row:
             here.strike("connections cut", lambda: database.terminate_backends(here.stack))
             here.until_settled(here.settled() + 1)
         here.row.notes.append(f"{database.deadlock(here.stack, pause)} deadlocks")
-        here.strike("deadlocks", tuple)
+        _heal(here, "deadlocks")
         with database.setting(here.stack, "default_transaction_isolation", "'serializable'"):
             _pass(here, pause)
-        here.strike("serializable", tuple)
+        _heal(here, "serializable")
         with database.locked(here.stack, "jobs"):
             # Longer than the lock timeout of 10 s, in the long form.
             _pass(here, pause)
-        here.strike("locked table", tuple)
+        _heal(here, "locked table")
         with database.crowded(here.stack, 200) as taken:
             database.terminate_backends(here.stack)
             _pass(here, pause)
         here.row.notes.append(f"{taken} connections taken by strangers")
-        here.strike("no connection left", tuple)
+        _heal(here, "no connection left")
         with database.setting(here.stack, "default_transaction_read_only", "on"):
             answers = _answers(here, 10)
             _pass(here, pause)
-        here.strike("read-only", tuple)
-        here.require(500 not in answers, f"while nothing can be written the API answered {dict(answers)}")
+        _heal(here, "read-only")
+        here.require("500" not in answers, f"while nothing can be written the API answered {dict(answers)}")
         here.row.notes.append(f"submissions while read-only: {dict(answers)}")
         here.until_done(600)
         here.judge(allowed=None)
@@ -76,7 +78,7 @@ def crowd(terms: Terms) -> Row:
     clients = terms.size(200, 40)
     with arena("pool of 2, many clients", terms.folder, environment={"BUSHEL_DATABASE_POOL": "2"}) as here:
         here.client.submit("echo", lines(terms.size(20_000, 2_000)))
-        answers: collections.Counter[int] = collections.Counter()
+        answers: collections.Counter[str] = collections.Counter()
         threads = [threading.Thread(target=lambda: answers.update(_answers(here, 5))) for _ in range(clients)]
         for thread in threads:
             thread.start()
@@ -85,7 +87,7 @@ def crowd(terms: Terms) -> Row:
             thread.join()
         here.until_done(600)
         here.judge()
-        here.require(set(answers) <= {202, 429, 503}, f"answers: {dict(answers)}")
+        here.require(set(answers) <= {"202", "429", "503"}, f"answers: {dict(answers)}")
         here.row.notes.append(f"answers to {clients} clients: {dict(sorted(answers.items()))}")
         return here.row
 
@@ -122,15 +124,21 @@ def _pass(here: Arena, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _answers(here: Arena, count: int) -> "collections.Counter[int]":
-    """Status codes of submissions that are not tried again."""
-    answers: collections.Counter[int] = collections.Counter()
+def _heal(here: Arena, fault: str) -> None:
+    """A fault that is over: before the next one, all is well again."""
+    here.strike(fault, tuple)
+    until(lambda: here.recoveries.look() and here.recoveries.is_clear, 120, f"recovery from {fault}")
+
+
+def _answers(here: Arena, count: int) -> "collections.Counter[str]":
+    """Status codes of submissions that are not tried again; where there was none, what went wrong."""
+    answers: collections.Counter[str] = collections.Counter()
     for _ in range(count):
         body = {"task": "translation", "model": "echo", "inputs": [f"line {uuid.uuid4()} from the crowd"]}
         try:
-            answers[here.stack.http.post("/v1/jobs", json=body).status_code] += 1
-        except httpx.TransportError:
-            answers[0] += 1
+            answers[str(here.stack.http.post("/v1/jobs", json=body).status_code)] += 1
+        except httpx.TransportError as exc:
+            answers[repr(exc)] += 1
     return answers
 
 

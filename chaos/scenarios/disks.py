@@ -1,13 +1,17 @@
-"""Disks that are full, under the database and under the files, and then are not."""
+"""Disks that are full or do not write through, under the database and under the files, and then are as they should."""
 
 import time
+import uuid
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import httpx
+import psutil
 
 from chaos.arena import Arena, arena, lines
-from chaos.faults.disk import Disk, small_disk
+from chaos.faults.disk import Disk, failing_syncs, small_disk
 from chaos.report import Row
 from chaos.scenarios.scenario import Scenario, Terms
 
@@ -91,8 +95,69 @@ def _try_on(here: Arena, seconds: float) -> dict[str, int]:
     return answers
 
 
+def unsynced(terms: Terms) -> Row:
+    """Every fsync of the API, then of PostgreSQL, is an EIO: nothing is acknowledged that is not on the disk."""
+    told = terms.folder.with_name("syncs")
+    with arena("fsync fails", terms.folder, seconds_per_item=0.005) as here:
+        here.client.submit("echo", lines(terms.size(20_000, 6_000)))
+        here.until_settled(100)
+        with failing_syncs([here.stack.roles()["api-child"]], told):
+            here.faults += 1
+            files = {"file": ("a.txt", b"a line\n")}
+            uploads = [_status(here, "/v1/files", files=files, data={"purpose": "batch"}) for _ in range(10)]
+            inline = [_submission(here) for _ in range(10)]
+        for what, answers in (("uploads", uploads), ("submissions", inline)):
+            here.require(not any(200 <= status < 300 for status in answers), f"unsynced {what}: {answers}")
+            here.row.notes.append(f"answers to {what} whose fsync failed: {sorted(set(answers))}")
+        here.require("INJECTED" in told.read_text(), "no fsync of the API failed")
+        here.client.submit("echo", lines(500, "between"))
+        _database_unsynced(here, terms.folder.with_name("database-syncs"))
+        here.client.submit("echo", lines(500, "after"))
+        here.until_done(600)
+        here.judge()
+        panics = here.stack.log("postgres").count("PANIC")
+        here.require(panics > 0, "no fsync of PostgreSQL failed")
+        here.row.notes.append(f"PostgreSQL panicked {panics} times")
+        return here.row
+
+
+def _database_unsynced(here: Arena, told: Path) -> None:
+    """For a while, or until the postmaster is another one: it starts its parts again and again, and none can write."""
+    postmaster = here.stack.roles()["postgres"]
+    answers = []
+    deadline = time.monotonic() + _TROUBLE_SECONDS
+    here.recoveries.look()
+    # First whoever starts others, so that nobody is started in between whom nothing fails.
+    with ExitStack() as undone:
+        undone.enter_context(failing_syncs([postmaster], told))
+        children = [child.pid for child in psutil.Process(postmaster).children()]
+        undone.enter_context(failing_syncs(children, told.with_suffix(".children")))
+        here.faults += 1
+        while here.stack.roles().get("postgres") == postmaster and time.monotonic() < deadline:
+            status = _submission(here)
+            # Else it may be the next one that has answered, on a disk that is well.
+            if here.stack.roles().get("postgres") == postmaster:
+                answers.append(status)
+    here.recoveries.note("fsync of PostgreSQL fails", ())
+    here.require(not any(200 <= status < 300 for status in answers), f"unsynced commits: {answers}")
+    here.row.notes.append(f"answers while no commit could be written: {sorted(set(answers))}")
+
+
+def _submission(here: Arena) -> int:
+    return _status(here, "/v1/jobs", json={"task": "translation", "model": "echo", "inputs": [str(uuid.uuid4())]})
+
+
+def _status(here: Arena, path: str, **how: Any) -> int:
+    """Of a request that is not tried again; 0 without an answer."""
+    try:
+        return here.stack.http.post(path, timeout=20, **how).status_code
+    except httpx.TransportError:
+        return 0
+
+
 SCENARIOS = (
     Scenario("database-full", database_full),
     Scenario("store-full", store_full),
     Scenario("store-guarded", guarded),
+    Scenario("unsynced", unsynced),
 )

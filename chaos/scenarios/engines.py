@@ -40,8 +40,11 @@ def poison(terms: Terms) -> Row:
         here.require(failed == wanted, f"{failed} items failed, {wanted} should")
         deaths = here.stack.log("up").count("starting it again")
         killers = 4
-        # Two of their chunk, two of each alone.
-        here.require(deaths <= 2 + 2 * killers, f"{deaths} worker deaths for {killers} killers")
+        # Two of every chunk that they were in, two of each alone.
+        shared = here.stack.count("SELECT count(*) FROM chunks WHERE state = 'split' AND parent_id IS NULL")
+        here.require(
+            deaths <= 2 * (shared + killers), f"{deaths} worker deaths for {killers} killers in {shared} chunks"
+        )
         codes = here.stack.rows("SELECT error_code, count(*) AS n FROM results WHERE outcome = 'failed' GROUP BY 1")
         here.row.notes.append(f"{deaths} deaths; failed with { ({row['error_code']: row['n'] for row in codes}) }")
         return here.row

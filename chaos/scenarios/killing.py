@@ -22,7 +22,8 @@ def random_kills(terms: Terms) -> Row:
         here.row.name = f"{count} random kill -9, echo"
         plan = strikes(terms.seed, [f"kill {role}" for role in EVERYBODY], count)
         here.client.submit("echo", lines(total))
-        here.under_fire(total, plan, kills(here, EVERYBODY), 1200)
+        with here.watched():
+            here.under_fire(total, plan, kills(here, EVERYBODY), 1200)
         largest = here.stack.count("SELECT max(items) FROM chunks")
         here.judge(allowed=largest * sum(_WASTEFUL.get(strike.fault, 0) for strike in plan))
         return here.row

@@ -23,8 +23,9 @@ def short(terms: Terms) -> Row:
         faults = [*(f"kill {role}" for role in _ROLES), "flush"]
         plan = [Strike(0.15 * (place + 1), 0.0, fault) for place, fault in enumerate(faults)]
         hurts = {**kills(here, _ROLES), "flush": lambda: broker.flush(here.stack)}
-        here.under_fire(total, plan, hurts, 240)
-        freeze_and_thaw(here, range(1), "", is_hurried=True)
+        with here.watched():
+            here.under_fire(total, plan, hurts, 240)
+            freeze_and_thaw(here, range(1), "", is_hurried=True)
         here.faults += len(list(marks.iterdir()))
         largest = here.stack.count("SELECT max(items) FROM chunks")
         here.judge(allowed=4 * largest + 2 * largest)

@@ -86,6 +86,8 @@ class Postgres:
             orphaned=signal.SIGINT,
             important=_IMPORTANT,
             identity=self.identity,
+            # Without it nothing goes on.
+            longest_pause=5.0,
         )
 
     def start(self) -> None:

@@ -39,6 +39,7 @@ class Part:
 
     `stop` lists signals with the seconds each is given before the next; SIGKILL to the whole process group
     always comes last. `orphaned` is what the kernel sends the part when its supervisor is killed.
+    `longest_pause` bounds the seconds before a restart, however often it has died.
     `prepare` runs before every start, also before a restart. A part that runs `once` is ready when it has
     ended with status 0. Lines of its log that match `important` are shown at the terminal.
     """
@@ -54,6 +55,7 @@ class Part:
     orphaned: signal.Signals = signal.SIGKILL
     identity: Identity | None = None
     once: bool = False
+    longest_pause: float = 30.0
     important: re.Pattern[str] | None = None
 
 

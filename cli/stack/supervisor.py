@@ -14,7 +14,7 @@ from cli.stack.errors import PartFailed
 from cli.stack.logs import Log
 from cli.stack.process import Child, Part, describe_exit
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+FIRST_DELAY = 0.5
 _HEALTHY_SECONDS = 60.0
 _LOOP_AFTER = 5
 _SLOW_SECONDS = 10.0
@@ -61,13 +61,13 @@ class State(enum.StrEnum):
     DONE = "done"  # a part that runs once, and has
 
 
-def delay_after(deaths: int) -> float:
+def delay_after(deaths: int, longest: float) -> float:
     """Seconds to wait before the next start of a part that died `deaths` times in a row.
 
-    >>> [delay_after(n) for n in (1, 2, 3, 7, 50)]
+    >>> [delay_after(n, 30.0) for n in (1, 2, 3, 7, 50)]
     [0.5, 1.0, 2.0, 30.0, 30.0]
     """
-    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(deaths - 1, 16))
+    return min(longest, FIRST_DELAY * 2.0 ** min(deaths - 1, 16))
 
 
 class _Watched:
@@ -93,8 +93,8 @@ class Supervisor:
     """Runs `plan` until a signal ends it.
 
     A part that has never been ready ends the run with PartFailed when it fails; any other is started again,
-    after a pause that doubles from half a second to thirty, and the others stay up. Use from the main thread:
-    signals arrive there, and the parts' lives are tied to it.
+    after a pause that doubles from half a second to the part's longest, and the others stay up. Use from the
+    main thread: signals arrive there, and the parts' lives are tied to it.
     """
 
     def __init__(self, plan: Sequence[Stage | Action], logs: Path, announce: Announce) -> None:
@@ -214,7 +214,7 @@ class Supervisor:
 
     def _plan_restart(self, one: _Watched, failure: PartFailed) -> None:
         one.deaths += 1
-        delay = delay_after(one.deaths)
+        delay = delay_after(one.deaths, one.part.longest_pause)
         one.state, one.due = State.WAITING, time.monotonic() + delay
         again = f"starting it again in {delay:g} s"
         if one.deaths == _LOOP_AFTER:

@@ -66,6 +66,7 @@ class Valkey:
             stop=((signal.SIGTERM, 15.0),),
             orphaned=signal.SIGTERM,
             important=_IMPORTANT,
+            longest_pause=5.0,
         )
 
     def start(self) -> None:

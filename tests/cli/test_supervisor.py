@@ -371,7 +371,8 @@ def test_a_port_in_use_is_named() -> None:
 
 
 def test_the_pause_doubles_up_to_half_a_minute() -> None:
-    assert [delay_after(deaths) for deaths in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert [delay_after(deaths, 30) for deaths in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert [delay_after(deaths, 5) for deaths in range(1, 6)] == [0.5, 1, 2, 4, 5]
 
 
 def psycopg_url(folder: Path) -> str:

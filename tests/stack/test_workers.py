@@ -4,15 +4,18 @@ import signal
 from pathlib import Path
 
 import pytest
+import redis
 
+from cli.stack.valkey import Valkey
 from db import jobs, leases
 from db.audit import audit
-from db.doorbell import INGEST, CeleryDoorbell, broker
+from db.doorbell import INGEST, CeleryDoorbell, broker, model_queue
 from db.session import Sessions
 from models.registry import load
 from tests.ledger import Ledger
 from tests.stack.conftest import Stack
 from tests.waiting import eventually
+from workers.runner import EXIT_BROKEN
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +72,27 @@ def test_a_worker_finds_work_whose_ring_was_lost(stack: Stack, ledger: Ledger) -
 def test_without_a_broker_the_work_is_done_all_the_same(stack: Stack, ledger: Ledger, tmp_path: Path) -> None:
     job_id = submit(ledger, 100)
 
+    stack.start_worker(BUSHEL_BROKER_URL=f"redis+socket://{tmp_path}/nobody.sock")
+
+    assert ended(ledger, job_id) == {"succeeded": 100}
+
+
+def test_a_ring_that_dies_with_the_worker_that_took_it_is_not_missed(
+    stack: Stack, ledger: Ledger, valkey: Valkey, tmp_path: Path
+) -> None:
+    """Taken by a process that is frozen and then killed, it is in no queue and in nobody's hands."""
+    queue = model_queue("echo")
+    stack.start_worker("taker", queue)
+    with redis.Redis.from_url(valkey.operator_url) as operator:
+        eventually(lambda: operator.info("clients")["blocked_clients"] == 1, 60)
+        stack.processes["taker"].send_signal(signal.SIGSTOP)
+        job_id = submit(ledger, 100)
+        ledger.ingest(job_id)
+        assert operator.llen(f"bushel:{queue}") == 0
+        assert operator.keys("*unacked*") == []
+    stack.kill("taker")
+
+    # No ring reaches it either.
     stack.start_worker(BUSHEL_BROKER_URL=f"redis+socket://{tmp_path}/nobody.sock")
 
     assert ended(ledger, job_id) == {"succeeded": 100}
@@ -143,6 +167,19 @@ def test_an_item_that_kills_its_worker_fails_alone(stack: Stack, ledger: Ledger)
     [row] = ledger.rows("SELECT idx, error_code FROM results WHERE outcome = 'failed'")
     assert (row.idx, row.error_code) == (17, "worker_crashed")
     assert life == 4  # four deaths, and the fifth life finds nothing left to die of
+
+
+def test_a_worker_whose_engine_is_broken_is_gone_within_a_second(stack: Stack, ledger: Ledger) -> None:
+    job_id = submit(ledger, 40, poison=17, mark="[[broken]]")
+    ledger.ingest(job_id)
+
+    worker = stack.start_worker("spoiled")
+    eventually(lambda: "the engine is broken" in stack.log("spoiled"), 60)
+    assert worker.wait(1) == EXIT_BROKEN
+
+    # It was the engine's fault, so nobody has failed.
+    assert ledger.rows("SELECT 1 FROM results WHERE outcome = 'failed'") == []
+    assert ledger.job(job_id).status == "in_progress"
 
 
 def _is_over(ledger: Ledger, job_id: str) -> bool:

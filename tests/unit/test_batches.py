@@ -1,5 +1,7 @@
 """Which prompts go to the device together, and where outputs end."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,25 @@ def test_tokens_end_with_the_one_that_completes_the_stop(tokens: list[str], stop
         assert stop in "".join(kept) and stop not in "".join(kept[:-1])
     else:
         assert kept == tuple(tokens)
+
+
+@pytest.mark.parametrize(
+    "stop", ["(a+)+$", "(a|a)*b", "a{9999}{9999}", "[^\\0]*?x", ".*.*.*=", "(?:a?){30}a{30}", "\\"]
+)
+def test_a_stop_string_that_looks_like_a_pattern_is_taken_literally_and_at_once(stop: str) -> None:
+    text = "a" * 10_000 + "!"
+    tokens = tuple(text)
+
+    def find() -> float:
+        began = time.perf_counter()
+        assert cut_text(text, [stop]) == text
+        assert cut_text(f"{text}{stop}{text}", [stop]) == text
+        return time.perf_counter() - began
+
+    # As a pattern, the first takes longer than there is time. The best of several, since others use the machine too.
+    assert min(find() for _ in range(20)) < 0.001
+    assert cut_tokens(tokens, [stop], "".join) == (tokens, False)
+    assert cut_tokens((*tokens, stop, "a"), [stop], "".join) == ((*tokens, stop), True)
 
 
 def test_the_tail_holds_a_stop_of_four_byte_characters() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from db.inputs import Input
 from dialects.reading import reader
-from workers.formats import MAX_LINE_BYTES, Bounds, Check, Format, Line, Unreadable, read
+from workers.formats import MAX_COLUMNS, MAX_LINE_BYTES, Bounds, Check, Format, Line, Unreadable, read
 
 GENEROUS = Bounds(bytes=10**9, lines=10**6)
 
@@ -182,6 +182,50 @@ def test_a_line_over_the_limit_is_refused_and_the_next_one_read() -> None:
     found = lines(data, TXT)
 
     assert [(line.number, bool(line.problems)) for line in found] == [(1, True), (2, False)]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b""], ids=["ended", "the last"])
+def test_a_line_may_be_exactly_as_long_as_it_may(ending: bytes) -> None:
+    for size, is_taken in ((MAX_LINE_BYTES - 1, True), (MAX_LINE_BYTES, True), (MAX_LINE_BYTES + 1, False)):
+        line = b'{"text": "a"}'.ljust(size - len(ending)) + ending
+        [found] = lines(line, JSONL)
+
+        assert (found.input is not None) is is_taken, size
+        if found.problems:
+            assert (found.problems[0].code, f"{MAX_LINE_BYTES:,}" in found.problems[0].message) == (
+                "line_too_long",
+                True,
+            )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "code", "said"),
+    [
+        pytest.param(Bounds(10**9, 1_000), "too_many_lines", "1,000 lines", id="lines"),
+        pytest.param(Bounds(4_000, 10**9), "file_too_large", "4,000 bytes", id="bytes after unpacking"),
+    ],
+)
+def test_a_file_may_be_exactly_as_large_as_it_may(bounds: Bounds, code: str, said: str) -> None:
+    for count in (999, 1_000):
+        assert len(lines(gzip.compress(b"one\n" * count), TXT, bounds=bounds)) == count
+
+    with pytest.raises(Unreadable) as caught:
+        lines(gzip.compress(b"one\n" * 1_000 + b"\n"), TXT, bounds=bounds)
+
+    assert caught.value.problem.code == code
+    assert said in caught.value.problem.message
+
+
+def test_a_table_may_have_exactly_as_many_columns_as_it_may() -> None:
+    for count in (MAX_COLUMNS - 1, MAX_COLUMNS):
+        names = ",".join(["text", *(f"c{n}" for n in range(count - 1))])
+        [found] = lines(f"{names}\none{',' * (count - 1)}\n".encode(), Format("csv"))
+        assert found.input is not None
+
+    with pytest.raises(Unreadable) as caught:
+        lines((",".join(["text", *(f"c{n}" for n in range(MAX_COLUMNS))]) + "\none\n").encode(), Format("csv"))
+
+    assert f"{MAX_COLUMNS:,}" in caught.value.problem.message
 
 
 def test_a_gzip_bomb_stops_early_and_small() -> None:
