@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast ledger-model bench bench-overload bench-bounds bench-model models-report compatibility chaos hostile lint audit format clean
+.PHONY: help install demo up test test-fast screenshots ledger-model bench bench-overload bench-bounds bench-model models-report compatibility chaos hostile lint audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,13 +35,16 @@ up: install ## Run the one-machine stack in the foreground (Ctrl-C stops it)
 	$(BIN)/bushel up
 
 test: install ## Run the whole test suite, fast parts first (JOBS=n processes, two unless told)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder tests/unit tests/db tests/model tests/api tests/engines tests/training tests/cli tests/stack tests/conformance
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder tests/unit tests/db tests/model tests/api tests/engines tests/training tests/cli tests/stack tests/browser tests/conformance
 
 test-fast: install ## Run the tests that start no stack
 	$(BIN)/pytest tests/unit tests/db tests/api
 
 ledger-model: install ## Try 2,000 random interleavings of everybody on the ledger (about 15 minutes; EXAMPLES=n SEED=n)
 	$(BIN)/python -m tests.model.run $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEED),--seed $(SEED))
+
+screenshots: install ## Take the pictures of the dashboard in docs/images anew (needs chromium; about 3 minutes)
+	$(BIN)/python -m tests.browser.screenshots
 
 bench: install ## Measure ingest, recording, download and memory, without a model (about 2 minutes)
 	$(BIN)/python -m benchmarks.ledger

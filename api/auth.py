@@ -6,14 +6,16 @@ from datetime import UTC, datetime, timedelta
 from flask import Flask, Response, g, request
 from sqlalchemy.orm import Session
 
-from api.errors import InsufficientScope, RateLimited, Unauthorized
+from api import browsers
+from api.errors import ForeignPage, InsufficientScope, RateLimited, Unauthorized
 from api.limits import WINDOW_SECONDS, Taken
-from api.scopes import PUBLIC, needed
+from api.scopes import PAGES, PUBLIC, needed
 from api.services import identity, services, tenant_id
 from api.tracing import request_id
-from db import audit_log, keys
+from db import audit_log, keys, passes, sign_ins
 from db.audit_log import Act, Actor
 from db.keys import Scope
+from db.passes import Pass
 from db.quotas import effective
 
 logger = logging.getLogger(__name__)
@@ -29,29 +31,59 @@ def install(app: Flask) -> None:
 
 def _admit() -> None:
     # Without a rule there is nothing to protect: the answer is 404 or 405, whoever asks.
-    if request.url_rule is None or request.endpoint in PUBLIC:
+    if request.url_rule is None or request.endpoint in PUBLIC or _is_public_here():
         return
     _authenticate()
     _pace()
+    # A page is the same for all who are signed in; what it shows it asks for.
+    if request.endpoint in PAGES:
+        return
     scope = needed(request.endpoint)
     if scope not in identity().scopes:
         raise refused(scope)
 
 
+def _is_public_here() -> bool:
+    """Metrics, where the operator has said so."""
+    return request.endpoint == "metrics.show" and services().settings.metrics_public
+
+
 def _authenticate() -> None:
     key = _given_key()
-    if not key:
+    if not key and not browsers.secret():
         raise Unauthorized(
             "no API key; send it as `Authorization: Bearer <key>` or as `x-api-key: <key>`", code="missing_api_key"
         )
+    if not key and not browsers.may_change():
+        raise ForeignPage(
+            f"a browser's sign-in opens this to pages of this server only, with the header `{browsers.HEADER}: 1`; "
+            "programs send an API key"
+        )
     # Whose it is nobody knows yet, so no tenant's session would find it.
     with services().keyring.begin() as session:
-        found = keys.verify(session, key, datetime.now(UTC))
+        now = datetime.now(UTC)
+        found = keys.verify(session, key, now) if key else sign_ins.verify(session, browsers.secret(), now)
     if found is None:
-        fields = {"action": "auth_failed", "request_id": request_id(), "address": request.remote_addr}
-        logger.warning("a request with an invalid API key was refused", extra=fields)
-        raise Unauthorized("the API key is not valid; it may be mistyped, replaced, revoked or expired")
+        raise unknown("API key" if key else "sign-in")
     g.identity, g.tenant_id = found, found.tenant_id
+
+
+def unknown(what: str) -> Unauthorized:
+    """The error of a key, or of a browser's sign-in, that opens nothing."""
+    fields = {"action": "auth_failed", "request_id": request_id(), "address": request.remote_addr}
+    logger.warning("a request with an invalid %s was refused", what, extra=fields)
+    if what == "sign-in":
+        return Unauthorized("you are signed out; sign in again", code="signed_out")
+    return Unauthorized("the API key is not valid; it may be mistyped, replaced, revoked or expired")
+
+
+def presented(session: Session, now: datetime) -> Pass:
+    """What the request was opened with, for what goes on after it. Unauthorized if that has just ended."""
+    key = _given_key()
+    found = passes.of_key(session, key, now) if key else passes.of_browser(session, browsers.secret(), now)
+    if found is None:
+        raise unknown("API key" if key else "sign-in")
+    return found
 
 
 def _given_key() -> str:

@@ -25,6 +25,12 @@ class APISettings(Settings):
     header_seconds: float = Field(
         20, gt=0, description="a client whose request has no whole header after this long is cut off (408)"
     )
+    body_seconds: float = Field(
+        60,
+        gt=0,
+        description="a client whose request of up to 1 MiB is not whole after this long is cut off (408), whatever its "
+        "pace; a larger body needs only keep that",
+    )
     max_queued_tokens: int = Field(
         1_000_000_000,
         ge=1,
@@ -64,6 +70,16 @@ class APISettings(Settings):
         le=1_000,
         description="requests that may wait for workers at once in an API process, at most all but one of its threads; "
         "more are refused (429)",
+    )
+    metrics_public: bool = Field(
+        False, description="answer GET /metrics without a key: where only Prometheus reaches the API"
+    )
+    max_streams: int = Field(
+        256,
+        ge=1,
+        le=10_000,
+        description="event streams that may be open at once in an API process, shared evenly between the tenants that "
+        "want some; more are refused (429)",
     )
     api_threads: int = Field(16, ge=1, le=1_000, description="requests an API process serves at once")
     api_processes: int = Field(1, ge=1, le=256, description="API processes gunicorn starts on this machine")

@@ -1,14 +1,17 @@
 """How a request makes a job: once, however often it is sent, and within what its tenant may have open."""
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 from flask import request
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from api import metrics
 from api.errors import InvalidRequest
 from api.requests import has_body
 from api.services import services, tenant_id
@@ -16,6 +19,9 @@ from db import files, jobs, quotas
 from db.admission import BYTES_PER_TOKEN, Overloaded
 from db.jobs import Idempotency, NewJob, Submitted
 from db.models import Job
+from telemetry import traces
+
+logger = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _RETRY_COUNT = re.compile(r"\d{0,8}[1-9]\d{0,8}\Z")
@@ -61,14 +67,28 @@ def earlier(session: Session, said: Said) -> Job | None:
 def submit(session: Session, new: NewJob, said: Said) -> Submitted:
     """Make the job for the tenant who asks, or find the one this request made already."""
     _admit(session, new, said)
-    return jobs.submit(
+    submitted = jobs.submit(
         session,
         tenant_id(),
-        replace(new, fingerprint=said.fingerprint),
+        replace(new, fingerprint=said.fingerprint, traceparent=traces.current()),
         said.idempotency,
         retried=said.is_retry,
         limits=services().settings.quotas,
     )
+    if submitted.is_new:
+        note_new(session, submitted.job)
+    return submitted
+
+
+def note_new(session: Session, job: Job) -> None:
+    """Once the job is committed, say which request made it; from there on its lines name the job."""
+    job_id, task, dialect = job.id, job.task, job.dialect
+
+    def tell(_: Session) -> None:
+        metrics.SUBMITTED.labels(task, dialect).inc()
+        logger.info("job %s was submitted", job_id, extra={"action": "job_submitted", "job_id": job_id})
+
+    event.listen(session, "after_commit", tell, once=True)
 
 
 def ensure_allowed(new: NewJob) -> None:

@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, redirect, render_template
-from flask.typing import ResponseReturnValue
+from flask import Blueprint, Response, render_template
 from markupsafe import Markup, escape
 
 from api.wire import answer
@@ -24,13 +23,9 @@ def blueprint(document: Callable[[], dict[str, Any]]) -> Blueprint:
     def docs() -> Response:
         return Response(render_template("docs.html", **_page(document())), mimetype="text/html")
 
-    def home() -> ResponseReturnValue:
-        return redirect("/docs", 302)
-
     bp.add_app_template_filter(with_code, "with_code")
     bp.record(lambda state: state.app.add_url_rule("/openapi.json", "openapi_document", openapi_document))
     bp.record(lambda state: state.app.add_url_rule("/docs", "docs", docs))
-    bp.record(lambda state: state.app.add_url_rule("/", "home", home))
     return bp
 
 

@@ -4,6 +4,7 @@ APIError
 ├── InvalidRequest     400, with every problem that was found
 ├── Unauthorized       401
 ├── InsufficientScope  403
+├── ForeignPage        403
 ├── RateLimited        429
 ├── TimedOut           504
 └── OutOfRoom          507
@@ -17,11 +18,11 @@ from functools import partial
 from typing import Any
 
 from flask import Flask, Response, current_app, request
-from flask.typing import ResponseReturnValue
 from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, Field
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
+from api.hub import TooManyStreams
 from api.services import services
 from api.tracing import request_id
 from api.transfers import TooManyTransfers
@@ -33,6 +34,7 @@ from db.errors import Conflict, IllegalTransition, NotFound, QuotaExceeded
 from db.jobs import KEY_REUSED
 from db.outages import outage
 from db.store import StoreFull
+from db.uploads import BEING_COMPLETED
 from models.registry import NoDefaultModel, NoSuchTier, UnknownModel
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ _LISTED = 5
 RETRY_SECONDS = 2
 # Jobs end in minutes; asking every second would not make them end sooner.
 QUOTA_SECONDS = 60
+# Streams are kept open for long; meanwhile one asks now and then.
+STREAM_SECONDS = 30
 # Nor does room come by itself.
 ROOM_SECONDS = 60
 
@@ -87,6 +91,12 @@ class InsufficientScope(APIError):
     """The key is good, and not for this."""
 
     status, type, code = 403, "permission_error", "insufficient_scope"
+
+
+class ForeignPage(APIError):
+    """A browser sent it, and no page of ours told it to."""
+
+    status, type, code = 403, "permission_error", "foreign_page"
 
 
 class RateLimited(APIError):
@@ -177,10 +187,10 @@ def _documented(status: int) -> dict[str, Any]:
 
 def install(app: Flask, reshaped: Reshape = lambda status, content: content) -> None:
     """Answer every exception; `reshaped` gives the body another form where a dialect has its own."""
-    app.register_error_handler(Exception, partial(_answer, reshaped))
+    app.register_error_handler(Exception, partial(answered, reshaped))
 
 
-def _answer(reshaped: Reshape, exc: Exception) -> ResponseReturnValue:
+def answered(reshaped: Reshape, exc: Exception) -> Response:
     """The one place where exceptions become HTTP."""
     status, content = _meaning(exc)
     content = reshaped(status, content)
@@ -201,10 +211,14 @@ def _advise(exc: Exception, status: int, response: Response) -> None:
     should_retry: bool | None = False if status in (409, 507) else None
     if (trouble := outage(exc)) is not None:
         retry_after = trouble.retry_after
+    if isinstance(exc, TooManyStreams):
+        retry_after = STREAM_SECONDS
     if isinstance(exc, Overloaded):
         retry_after, should_retry = exc.retry_after, False
     if isinstance(exc, QuotaExceeded):
         retry_after, should_retry = QUOTA_SECONDS if exc.ends_by_itself else None, False
+    if isinstance(exc, Conflict) and exc.code == BEING_COMPLETED:
+        retry_after, should_retry = RETRY_SECONDS, True
     if isinstance(exc, APIError):
         retry_after = retry_after if exc.retry_after is None else exc.retry_after
         should_retry = should_retry if exc.should_retry is None else exc.should_retry
@@ -239,6 +253,8 @@ def _meaning(exc: Exception) -> tuple[int, dict[str, Any]]:
             return 429, body(str(exc), RATE_LIMIT, "quota_exceeded", details=[_quota(exc)])
         case NoSeat():
             return 429, body(str(exc), RATE_LIMIT, "too_many_requests")
+        case TooManyStreams():
+            return 429, body(str(exc), RATE_LIMIT, "too_many_streams")
         case TooManyTransfers():
             return 503, body(str(exc), SERVER, "too_many_transfers")
         case IllegalTransition():

@@ -153,13 +153,14 @@ def upload() -> Response:
     mark = boundary()
     ensure_room(request.content_length or 0)
     with service.sessions.begin() as session:
-        # Told before the bytes are sent, where they are surely too many.
-        least = max(0, (request.content_length or 0) - ENVELOPE_BYTES)
-        quotas.admit(session, tenant_id(), Amounts(stored_bytes=least), service.settings.quotas)
+        room = quotas.room(session, tenant_id(), service.settings.quotas)
+    # Told before the bytes are sent, where they are surely too many; a file has at least one.
+    room.ensure_takes(max(1, (request.content_length or 0) - ENVELOPE_BYTES))
     file_id = files.new_file_id()
     key = files.store_key(file_id)
     with service.store.writer(key) as writer:
-        form = Form(writer, limit)
+        # How many there are, a body without a length tells only as it comes.
+        form = Form(writer, limit, ensure_room=room.ensure_takes)
         form.read(request.stream, mark)
         purpose, lifetime = _terms(form.fields)
         if not writer.bytes:

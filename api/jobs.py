@@ -70,6 +70,12 @@ class JobPath(Strict):
 class JobsQuery(ListQuery):
     status: StatusName | None = Field(None, description="Only jobs in this status.")
     task: Literal[TaskName, "embedding"] | None = Field(None, description="Only jobs of this task.")
+    search: str | None = Field(
+        None,
+        max_length=100,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Only jobs that have this text in their id, model or metadata; case does not matter.",
+    )
 
 
 CREATED = {
@@ -106,7 +112,9 @@ def index(query: JobsQuery) -> Response:
     """List jobs"""
     status = JobStatus(query.status) if query.status else None
     with services().sessions() as session:
-        page = jobs.listing(session, tenant_id(), query.after, query.limit, status=status, task=query.task)
+        page = jobs.listing(
+            session, tenant_id(), query.after, query.limit, status=status, task=query.task, search=query.search
+        )
         around = surroundings(session, page.rows)
     registry = services().catalog.current()
     return listed(page.rows, page.has_more, lambda job: JobObject.of(job, around, registry))

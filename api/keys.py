@@ -18,6 +18,7 @@ from api.strict import Strict
 from api.validation import optional, optional_body
 from api.wire import answer, listed, unix
 from db import keys
+from db.errors import Conflict
 from db.keys import GRACE, Issued, Scope
 from db.models import APIKey
 
@@ -52,7 +53,11 @@ class KeyRequest(Strict):
         "itself.",
     )
     expires_in_seconds: int | None = Field(
-        None, ge=60, le=_LONGEST_LIFE, description="After how long it opens nothing any more; null: never."
+        None,
+        ge=60,
+        le=_LONGEST_LIFE,
+        description="After how long it opens nothing any more; null: never. It ends with the key that "
+        "asks, if that is sooner.",
     )
 
 
@@ -164,7 +169,8 @@ def create(body: KeyRequest) -> Response:
     _ensure_may_grant(scopes)
     lifetime = None if body.expires_in_seconds is None else timedelta(seconds=body.expires_in_seconds)
     with services().sessions.begin() as session:
-        issued = keys.add_key(session, tenant_id(), body.name, lifetime, scopes, auth.actor())
+        ends = keys.get(session, tenant_id(), identity().key_id).expires_at
+        issued = keys.add_key(session, tenant_id(), body.name, lifetime, scopes, auth.actor(), ends)
     _log(issued.row.id, "created")
     return _secret(issued, 201, Location=f"/v1/keys/{issued.row.id}")
 
@@ -208,6 +214,7 @@ def rotate(path: KeyPath) -> Response:
     _ensure_may_grant(map(Scope, scopes))
     with services().sessions.begin() as session:
         key = keys.get(session, tenant_id(), path.key_id, locked=True)
+        _ensure_ends_before(key, keys.get(session, tenant_id(), identity().key_id))
         issued = keys.rotate(session, key, grace, auth.actor())
     _log(issued.row.id, "given a new secret")
     return _secret(issued)
@@ -223,6 +230,13 @@ def _ensure_may_grant(scopes: Iterable[Scope]) -> None:
     for scope in sorted(scopes):
         if scope not in identity().scopes:
             raise auth.refused(scope)
+
+
+def _ensure_ends_before(key: APIKey, asking: APIKey) -> None:
+    """Whoever gets the new secret has it for as long as the key lasts."""
+    if asking.expires_at is not None and (key.expires_at is None or key.expires_at > asking.expires_at):
+        message = f"API key {key.id} outlives the key that asks; replace its secret with one that lasts as long"
+        raise Conflict(message, "key_outlives_yours")
 
 
 def _log(key_id: str, what: str) -> None:

@@ -1,5 +1,6 @@
 """Models: what the registry offers, and whether a worker serves it right now."""
 
+from dataclasses import asdict
 from typing import Literal
 
 from flask import Response
@@ -12,6 +13,7 @@ from api.services import services
 from api.strict import Strict
 from api.wire import answer, listed
 from db.outlook import ModelState, surroundings
+from models import measured
 from models.spec import ModelSpec
 
 tag = Tag(name="models", description="What your work can run on.")
@@ -23,6 +25,18 @@ class ModelLimits(BaseModel):
 
     max_input_tokens: int | None
     max_output_tokens: int | None
+
+
+class Quality(BaseModel):
+    """How good the model is on texts that it was not trained on, with the 95 % interval, and how fast it was then."""
+
+    metric: str = Field(description="BLEU, chrF or ROUGE, from 0 to 100.")
+    score: float
+    low: float
+    high: float
+    items: int
+    items_per_second: float = Field(description="On the machine where all were measured: to compare models by.")
+    data: str = Field(description="Figures of other data cannot be compared with it.")
 
 
 class ModelObject(BaseModel):
@@ -48,6 +62,7 @@ class ModelObject(BaseModel):
     workers: int = Field(description="How many live workers serve it.")
     loaded: bool = Field(description="At least one of them has it in memory.")
     tokens_per_second: float | None = Field(description="Measured on one worker; null: never measured.")
+    quality: Quality | None = Field(description="Of models that come with Bushel, once measured; see docs/models.md.")
 
     @classmethod
     def of(cls, spec: ModelSpec, state: ModelState, created: int) -> "ModelObject":
@@ -71,7 +86,13 @@ class ModelObject(BaseModel):
             workers=state.workers,
             loaded=state.loaded > 0,
             tokens_per_second=state.tokens_per_second,
+            quality=_quality(spec),
         )
+
+
+def _quality(spec: ModelSpec) -> Quality | None:
+    found = measured.quality(spec)
+    return None if found is None else Quality(**asdict(found))
 
 
 class ModelList(BaseModel):

@@ -1,6 +1,6 @@
 """Multipart bodies read part by part: the file goes straight into the store, and never lies in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -17,10 +17,20 @@ _PARTS = 16
 
 
 class Form:
-    """What came with the file: text fields, and the file's own name. `part` is how the file must be sent."""
+    """What came with the file: text fields, and the file's own name.
 
-    def __init__(self, writer: Writer, max_bytes: int, part: str = "file") -> None:
-        self._writer, self._max_bytes, self._part = writer, max_bytes, part
+    `part` is how the file must be sent. `ensure_room` is asked before anything is written, with the bytes that the file
+    has then, and may raise.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        max_bytes: int,
+        part: str = "file",
+        ensure_room: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._writer, self._max_bytes, self._part, self._ensure_room = writer, max_bytes, part, ensure_room
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self._name = ""
@@ -47,6 +57,7 @@ class Form:
             case Data() if self._is_file:
                 if self._writer.bytes + len(event.data) > self._max_bytes:
                     raise RequestEntityTooLarge
+                self._ensure_room(self._writer.bytes + len(event.data))
                 self._writer.write(event.data)
             case Data():
                 self._take_text(event)

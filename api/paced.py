@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 # What one connection may leave unsent for the event loop to deliver, so that its thread is free again.
 UNSENT_BYTES = 2**20
 _AT_ONCE = 2**20
+# Of an answer that goes on for hours: what the kernel holds for its client, and how long that may stay unacknowledged.
+_ENDLESS_BUFFER = 64 * 1024
+_DEAD_SECONDS = 60
 
 
 class TooSlow(TimeoutError):
@@ -97,7 +101,8 @@ class PacedSocket:
     """A connected socket for one thread at a time, with the methods that gunicorn uses of one.
 
     `is_arriving` tells the application that the body of the request was not here when its thread was given to it;
-    `is_given_up`, that the client did not take its answer.
+    `is_given_up`, that the client did not take its answer. With `hand_over` the application has the socket for itself
+    once the request's thread is through.
     """
 
     def __init__(self, connection: socket.socket, pacing: Pacing, allowance: Allowance) -> None:
@@ -108,11 +113,34 @@ class PacedSocket:
         self.unsent = bytearray()
         self.is_arriving = False
         self.is_given_up = False
+        self._heir: Callable[[], None] | None = None
         self.begin()
 
     def begin(self) -> None:
         """A new request: what was slow before is forgotten."""
         self.incoming, self.outgoing = Pace(self._pacing), Pace(self._pacing)
+
+    def hand_over(self, heir: Callable[[], None]) -> None:
+        """Let the event loop call `heir` instead of going on with the connection; what is unsent goes first then."""
+        # A client that is gone for good is to be found out in a minute, and one that takes nothing is not to fill the
+        # kernel's memory with what goes on for hours.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1_000)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ENDLESS_BUFFER)
+        self._heir = heir
+
+    @property
+    def is_handed_over(self) -> bool:
+        return self._heir is not None
+
+    def inherit(self) -> bool:
+        """Called by the event loop after each request: whether the connection is somebody else's from now on."""
+        if self._heir is not None:
+            self._heir()
+        return self._heir is not None
+
+    def offer(self, data: bytes) -> int:
+        """Hand to the kernel what it takes now, after what was unsent; the number of these bytes that it took."""
+        return self._send_now(data) if self.send_unsent() else 0
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -39,7 +39,7 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
-def refusal(status: int, code: str, message: str) -> bytes:
+def refusal(status: int, code: str, message: str, retry_after: int | None = None) -> bytes:
     """A whole HTTP answer that ends its connection."""
     content = encoded(body(message, INVALID if status < 500 else SERVER, code))
     headers = {
@@ -48,6 +48,7 @@ def refusal(status: int, code: str, message: str) -> bytes:
         "Connection": "close",
         "Content-Type": "application/json",
         "Content-Length": str(len(content)),
+        **({} if retry_after is None else {"Retry-After": str(retry_after)}),
         **EVERYWHERE,
     }
     lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]

@@ -7,12 +7,19 @@ from flask import Flask
 from db.keys import Scope
 
 # Everything else needs a key, also what is added later and forgets to say so.
-PUBLIC = frozenset({"health.healthz", "health.readyz", "openapi_document", "docs", "home"})
+PUBLIC = frozenset(
+    {"health.healthz", "health.readyz", "openapi_document", "docs", "ui.sign_in", "ui.sign_out", "ui.static"}
+)
+# Shown to whoever is signed in, whatever the key may do: there is nothing of anybody in them.
+PAGES = frozenset({"ui.job", "ui.jobs", "ui.keys", "ui.models", "ui.new", "ui.webhooks", "ui.workers"})
 
 _READ = (
     "batches.index",
     "batches.show",
     "comparison.compare",
+    "estimates.show",
+    "events.of_all",
+    "events.of_job",
     "files.content",
     "files.index",
     "files.show",
@@ -28,9 +35,13 @@ _READ = (
     "models.show",
     "quota.show",
     "results.read",
+    "statistics.show",
+    "usage.show",
     "webhooks.deliveries_index",
     "webhooks.index",
     "webhooks.show",
+    "workers.index",
+    "workers.queues_index",
 )
 _SUBMIT = (
     "batches.cancel",
@@ -64,7 +75,7 @@ _SUBMIT = (
     "webhooks.test",
     "webhooks.update",
 )
-_ADMIN = ("audit_log.index", "keys.create", "keys.index", "keys.revoke", "keys.rotate", "keys.show")
+_ADMIN = ("audit_log.index", "keys.create", "keys.index", "keys.revoke", "keys.rotate", "keys.show", "metrics.show")
 
 SCOPES: dict[str, Scope] = {
     endpoint: scope
@@ -81,6 +92,6 @@ def needed(endpoint: str | None) -> Scope:
 def guarded(app: Flask) -> Iterator[tuple[str, str, Scope]]:
     """Every method and rule of the app that needs a key, with the scope that it needs."""
     for rule in app.url_map.iter_rules():
-        if rule.endpoint not in PUBLIC:
+        if rule.endpoint not in PUBLIC | PAGES:
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
                 yield method, rule.rule, needed(rule.endpoint)

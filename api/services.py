@@ -6,6 +6,7 @@ from typing import cast
 from flask import current_app, g, has_app_context
 
 from api.config import APISettings
+from api.hub import Hub
 from api.limits import RequestRates
 from api.transfers import Transfers
 from api.waiting import Seats
@@ -33,6 +34,7 @@ class Services:
     doorbell: Doorbell
     catalog: Catalog
     listener: Listener
+    hub: Hub
     seats: Seats
     transfers: Transfers
     admission: Admission

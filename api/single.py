@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from api import creation
 from api.choice import model_for
 from api.errors import InvalidRequest, TimedOut, summary
 from api.services import services, tenant_id
@@ -22,6 +23,7 @@ from dialects.openai.endpoints import task_of
 from models.params import HONOURED, PARAMETERS, ParamProblem
 from models.params import check as check_params
 from models.spec import ModelSpec, Task
+from telemetry import traces
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +83,14 @@ def _submit(dialect: str, endpoint: str, read: Input, spec: ModelSpec, params: d
         format={"type": "jsonl"},
         dialect=dialect,
         endpoint=endpoint,
+        traceparent=traces.current(),
         expires_in=timedelta(seconds=services().settings.sync_wait_seconds) + _GRACE,
     )
     read.answered_by(spec.name)
     with services().sessions.begin() as session:
-        return interactive.submit(session, tenant_id(), new, read.body, params)
+        job = interactive.submit(session, tenant_id(), new, read.body, params)
+        creation.note_new(session, job)
+        return job
 
 
 def _outcome(job: Job) -> ResultRow:

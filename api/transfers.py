@@ -75,6 +75,12 @@ def _is_arriving() -> bool:
     return (request.content_length or 0) > BODY_BYTES or "Transfer-Encoding" in request.headers
 
 
+def at_end(end: Callable[[], None]) -> None:
+    """Call `end` when the answer to the request that is being served was sent or given up, also if none was made."""
+    ends: list[Callable[[], None]] = request.environ[_ENDS]
+    ends.append(end)
+
+
 class _Ending:
     """WSGI in between: calls what a request has put on its list of ends, once, when its answer is closed."""
 

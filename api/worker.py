@@ -3,7 +3,7 @@
 A thread gets a request once its header and, up to a megabyte, its body are here: the event loop gathers them, for as
 many connections as there are. It also delivers what a client is slow to take of a short answer, keeps idle connections,
 and lingers over those that close. Left to threads are long transfers, at the pace that `paced` asks for; how many of
-them at once, `transfers` says.
+them at once, `transfers` says. Event streams are handed to the hub, which has one thread for all of them.
 """
 
 import errno
@@ -19,13 +19,14 @@ from gunicorn.errors import ConfigError
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from api.config import APISettings
-from api.errors import MEANINGS
+from api.errors import MEANINGS, RETRY_SECONDS, scattered
 from api.gathering import Gathering
 from api.paced import Allowance, PacedSocket, Pacing, TooSlow
 from api.refusals import PlainErrors, refusal
 
-# Together for requests that are gathered and answers that are delivered.
-_HELD_BYTES = 64 * 2**20
+# For requests that are gathered or wait for a thread, and as much for answers that are delivered: who does not take an
+# answer must not be in the way of those who ask.
+_HELD_BYTES = 32 * 2**20
 _READ_BYTES = 64 * 1024
 _PATROL_SECONDS = 0.25
 # Closing at once would reset the connection, and what was answered might never be read (RFC 9112, 9.6).
@@ -61,7 +62,8 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         settings = APISettings.from_environment()
         self._pacing = Pacing(settings.header_seconds, settings.upload_idle_seconds, settings.min_bytes_per_second)
-        self._allowance = Allowance(_HELD_BYTES)
+        self._body_seconds = settings.body_seconds
+        self._for_requests, self._for_answers = Allowance(_HELD_BYTES), Allowance(_HELD_BYTES)
         # In the order in which they began to wait.
         self._watched: dict[Connection, None] = {}
         self._idle_seconds = float(self.cfg.keepalive)
@@ -85,10 +87,11 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
                 raise
             return
         self.nr_conns += 1
-        paced = PacedSocket(connection, self._pacing, self._allowance)
-        self._watch(Connection(self.cfg, paced, client, listener.getsockname()), Phase.IDLE)
         if self.nr_conns >= self.worker_connections:
+            # Before the new one is among them.
             self._close_longest_waiting()
+        paced = PacedSocket(connection, self._pacing, self._for_answers)
+        self._watch(Connection(self.cfg, paced, client, listener.getsockname()), Phase.IDLE)
 
     def _receive(self, conn: Connection) -> None:
         data = conn.sock.receive_now(_READ_BYTES)
@@ -108,26 +111,38 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
         """Give a request that is ready to a thread; the connection is watched."""
         if conn.gathering.is_header_too_large:
             self._refuse(conn, 431, "the request's header is too large")
-            return
-        may_wait = self._allowance.take(new_bytes)
-        conn.held += new_bytes if may_wait else 0
-        if conn.gathering.is_for_thread or (conn.gathering.has_header and not may_wait):
+        elif not self._hold(conn, new_bytes):
+            self._refuse_for_now(conn)
+        elif conn.gathering.is_for_thread:
             self._unwatch(conn)
             self.enqueue_req(conn)
-        elif not may_wait:
-            self._drop(conn)
+
+    def _hold(self, conn: Connection, count: int) -> bool:
+        """Take memory for what has come; of those that are still arriving, who began first gives way to the others."""
+        while not self._for_requests.take(count):
+            arriving = (each for each in self._watched if each.phase is Phase.ARRIVING and (each.held or each is conn))
+            if (longest := next(arriving)) is conn:
+                return False
+            self._refuse_for_now(longest)
+        conn.held += count
+        return True
 
     def enqueue_req(self, conn: Connection) -> None:
         conn.sock.begin()
         conn.sock.is_arriving = not conn.gathering.is_whole
         conn.init()
         conn.parser.unreader.unread(bytes(conn.gathering.data))
-        self._let_go(conn)
+        conn.gathering = Gathering()
         conn.data_ready = True
         super().enqueue_req(conn)
 
+    def handle(self, conn: Connection) -> Any:
+        """In a thread, of which there are few: what waited for it in memory is no longer counted."""
+        self._let_go(conn)
+        return super().handle(conn)
+
     def _let_go(self, conn: Connection) -> None:
-        self._allowance.give(conn.held)
+        self._for_requests.give(conn.held)
         conn.held, conn.gathering = 0, Gathering()
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
@@ -140,7 +155,11 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Connection, done: Future[bool]) -> None:
         conn.is_kept = not done.cancelled() and done.exception() is None and bool(done.result())
-        self._deliver(conn)
+        if conn.sock.inherit():
+            # An event stream: not waited for when the worker stops, and its client comes again.
+            self.nr_conns -= 1
+        else:
+            self._deliver(conn)
 
     def _deliver(self, conn: Connection) -> None:
         """Send what is left of the answer, now or as the client takes it; then go on with the connection."""
@@ -183,14 +202,18 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
             if not data or conn.drained > _LINGER_BYTES:
                 self._drop(conn)
 
-    def _refuse(self, conn: Connection, status: int, message: str) -> None:
+    def _refuse_for_now(self, conn: Connection) -> None:
+        message = "as much of requests waits in memory as may; try again in a moment"
+        self._refuse(conn, 503, message, scattered(RETRY_SECONDS))
+
+    def _refuse(self, conn: Connection, status: int, message: str, retry_after: int | None = None) -> None:
         """Answer from the event loop; the connection is watched, and ends."""
         self.log.info("a client was cut off: %s", message)
         self._unwatch(conn)
         self._let_go(conn)
         conn.is_kept = False
         try:
-            conn.sock.sendall(refusal(status, MEANINGS[status][1], message))
+            conn.sock.sendall(refusal(status, MEANINGS[status][1], message, retry_after))
         except OSError:
             self._forget(conn)
             return
@@ -236,10 +259,12 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def _close_longest_waiting(self) -> None:
-        """Of those that have not sent a whole header: who is quick has sent it long before, who is idle comes again."""
-        waiting = (Phase.IDLE, Phase.ARRIVING)
-        fitting = (conn for conn in self._watched if conn.phase in waiting and not conn.gathering.has_header)
-        if (longest := next(fitting, None)) is not None:
+        """Of those that we have nothing to do for: who is quick was served long before, who is idle comes again.
+
+        How much of a request has come tells nothing: its last byte can be kept back for as long as its first.
+        """
+        waiting = (Phase.IDLE, Phase.ARRIVING, Phase.LINGERING)
+        if (longest := next((conn for conn in self._watched if conn.phase in waiting), None)) is not None:
             self._drop(longest)
 
     def murder_pending(self) -> None:
@@ -264,6 +289,8 @@ class PatientWorker(PlainErrors, ThreadWorker):  # type: ignore[misc]
             case Phase.ARRIVING if not conn.gathering.has_header:
                 if waited > self._pacing.header_seconds:
                     self._refuse(conn, 408, f"the request's header took longer than {waited:.0f} s")
+            case Phase.ARRIVING if waited > self._body_seconds:
+                self._refuse(conn, 408, f"the request's body took longer than {waited:.0f} s")
             case Phase.ARRIVING:
                 self._judge_pace(conn, now)
             case Phase.LEAVING:

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-
 from chaos.client import Client
 from chaos.errors import ChaosFailed
 from chaos.evidence import Evidence, gather
@@ -155,10 +153,12 @@ class Arena:
 
     def crashes(self) -> int:
         """Crashes that chunks are charged with."""
-        try:
-            return self.stack.count("SELECT sum(crashes) FROM chunks WHERE state <> 'split'")
-        except psycopg.Error:
-            return 0
+        return self.stack.count("SELECT sum(crashes) FROM chunks WHERE state <> 'split'")
+
+    def blame(self, client: Client) -> None:
+        """An internal error is no excuse: what was done to the service has a status of its own."""
+        if client.internal_errors:
+            self.row.problems.append(f"{client.internal_errors} answers were internal errors (500)")
 
 
 @contextmanager
@@ -178,7 +178,9 @@ def arena(
     journal = Journal(folder / "promises.jsonl")
     try:
         stack.start()
-        yield Arena(stack, Client(stack, journal), journal, Recoveries(stack), Row(name))
+        here = Arena(stack, Client(stack, journal), journal, Recoveries(stack), Row(name))
+        yield here
+        here.blame(here.client)
     finally:
         stack.close()
 

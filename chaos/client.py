@@ -24,6 +24,11 @@ class Client:
         self._stack, self._journal, self._patience = stack, journal, patience
         self.refusals: dict[str, int] = {}
 
+    @property
+    def internal_errors(self) -> int:
+        """Answers of 500. They are tried again, so that the scenario goes on, and are to be told."""
+        return self.refusals.get("500", 0)
+
     def submit(self, model: str, lines: list[str], expected: list[str] | None = None, **fields: Any) -> Promise:
         """Upload the lines as a text file and submit them; noted once the service has said 202."""
         mark = uuid.uuid4().hex[:12]

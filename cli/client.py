@@ -24,6 +24,9 @@ Progress = Callable[[int, int | None], None]
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 # The server may be long checking a large upload, or seeking the first line of a long result.
 _SLOW_TIMEOUT = httpx.Timeout(300.0, connect=5.0)
+_EVENTS = "text/event-stream"
+# The server says something every 15 seconds, if only that there is nothing to say.
+_STREAM_TIMEOUT = httpx.Timeout(40.0, connect=5.0)
 _BUSY = frozenset({429, 502, 503, 504})
 # A mistyped URL should be told at once; a server that answered a moment ago is probably being restarted.
 _PATIENCE_AT_FIRST, _PATIENCE_LATER = 1.5, 60.0
@@ -187,6 +190,27 @@ class Client:
         wanted = {"status": status, "task": task}
         return map(wire.job, self._pages("/v1/jobs", {name: value for name, value in wanted.items() if value}))
 
+    def states(self, job_id: str) -> Iterator[wire.Job]:
+        """The job as it changes, told by the server, until it has ended or the stream breaks off.
+
+        Nothing at all where the server has no streams, or none left to give: whoever wants to know asks then.
+        """
+        request = self._http.build_request(
+            "GET", f"/v1/jobs/{job_id}/events", headers={"accept": _EVENTS}, timeout=_STREAM_TIMEOUT
+        )
+        try:
+            response = self._http.send(request, stream=True)
+        except httpx.TransportError:
+            return
+        try:
+            if response.status_code == 200 and response.headers.get("content-type", "").startswith(_EVENTS):
+                yield from _states(response)
+        except (httpx.TransportError, _CutOff, ValueError):
+            # Broken off, or nothing that a Bushel says.
+            return
+        finally:
+            response.close()
+
     def compare(self, a: str, b: str, lines: int) -> wire.Comparison:
         """Two jobs whose outputs were scored."""
         return wire.comparison(self._get(f"/v1/jobs/{a}/compare/{b}", {"lines": str(lines)}, _SLOW_TIMEOUT))
@@ -257,6 +281,20 @@ class Client:
 
     def redeliver(self, webhook_id: str, delivery_id: str) -> wire.JSON:
         return self._post(f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
+
+    # Usage and estimates
+
+    def usage(self, params: Mapping[str, str]) -> wire.JSON:
+        return self._get("/v1/usage", params)
+
+    def track_record(self) -> wire.JSON | None:
+        """How good estimates were; None from a server that does not keep them yet."""
+        try:
+            return self._get("/v1/estimates")
+        except Refused as exc:
+            if exc.status != 404:
+                raise
+            return None
 
     # Models and health
 
@@ -437,6 +475,20 @@ def _text_lines(response: httpx.Response) -> Iterator[str]:
         yield from (line.decode("utf-8") + "\n" for line in whole if line)
     if rest:
         raise _CutOff("the last line is not whole")
+
+
+def _states(response: httpx.Response) -> Iterator[wire.Job]:
+    """The events named `job` of a stream; each is one line of JSON."""
+    event = ""
+    for line in _text_lines(response):
+        name, _, value = line.rstrip("\n").partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data" and event == "job":
+            content = json.loads(value)
+            if not isinstance(content, dict):
+                raise _CutOff("what came is no job")
+            yield wire.job(content)
 
 
 def _failure(response: httpx.Response) -> ServerBusy | Refused | None:

@@ -34,6 +34,7 @@ COMMANDS = {
     "webhooks": ("cli.webhooks:webhooks", "Be told by HTTP when jobs end."),
     "models": ("cli.models:models", "Look after the models."),
     "keys": ("cli.keys:keys", "Create, list, rotate and revoke API keys."),
+    "usage": ("cli.usage:usage", "Show what was used, by day, model and task."),
     "quotas": ("cli.quotas:quotas", "Show and set how much a tenant may have."),
     "audit-log": ("cli.audit_log:audit_log", "Show who did what to keys, quotas, webhooks, jobs and files."),
     "translate": ("cli.filters:translate", "Translate standard input, line by line."),

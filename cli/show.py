@@ -107,8 +107,27 @@ def speed(job: wire.Job) -> str:
     if job.tokens_per_second is not None:
         said.append(tokens_per_second(job))
     if job.eta_seconds is not None and not job.is_final:
-        said.append(f"done in {duration(job.eta_seconds)}")
+        said.append(f"done in {duration(job.eta_seconds)}{band(job)}")
     return "  ".join(said)
+
+
+def band(job: wire.Job) -> str:
+    """Between which times it ends, four times out of five, if they differ in what is shown."""
+    if job.eta_low_seconds is None or job.eta_high_seconds is None:
+        return ""
+    low, high = duration(job.eta_low_seconds), duration(job.eta_high_seconds)
+    return "" if low == high else f" ({low} to {high})"
+
+
+def track_record(record: wire.Record) -> str:
+    """
+    >>> track_record(wire.Record(412, 0.8155, 0.094))
+    'of 412 such estimates in 30 days 82% held, and half of them were less than 9% off'
+    """
+    few = "1 such estimate" if record.estimates == 1 else f"{record.estimates:,} such estimates"
+    return (
+        f"of {few} in 30 days {record.inside:.0%} held, and half of them were less than {record.median_error:.0%} off"
+    )
 
 
 def tokens_per_second(job: wire.Job) -> str:
@@ -171,10 +190,15 @@ def summary(console: Console, job: wire.Job) -> None:
     style = STATUS_STYLES.get(job.status, "cyan")
     console.print(Text.assemble((job.id, "bold"), "  ", (state(job), style), "  ", counts(job)))
     if job.input_tokens or job.output_tokens:
-        console.print(Text(f"{job.input_tokens:,} tokens in, {job.output_tokens:,} out", style="dim"))
+        console.print(Text(f"{job.input_tokens:,} tokens in, {job.output_tokens:,} out{took(job)}", style="dim"))
     for sentence in notices(job.truncated_inputs, job.cut_outputs):
         console.print(Text(sentence, style="yellow"))
     scores(console, job)
+
+
+def took(job: wire.Job) -> str:
+    """The time of devices that it used, if the server measures that."""
+    return f", {job.device_seconds:,.1f} s on a device" if job.device_seconds else ""
 
 
 def scores(console: Console, job: wire.Job) -> None:

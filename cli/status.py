@@ -3,9 +3,12 @@
 import itertools
 
 import click
+from rich.console import Console
+from rich.text import Text
 
-from cli import show
+from cli import show, wire
 from cli.access import Target
+from cli.client import Client
 from cli.failures import show_failures
 from cli.options import TASKS, as_job
 from cli.watch import exit_code
@@ -43,7 +46,16 @@ def status(target: Target, job_id: str | None, wanted: str | None, task: str | N
         else:
             console = show.stdout()
             show.put(console, show.panel(job))
+            _show_record(console, client, job)
             show.problems(console, job)
             show.scores(console, job)
             show_failures(console, client, job)
     raise click.exceptions.Exit(exit_code(job))
+
+
+def _show_record(console: Console, client: Client, job: wire.Job) -> None:
+    """How far the estimate of a running job may be trusted."""
+    if job.is_final or job.eta_seconds is None or (found := client.track_record()) is None:
+        return
+    if (record := wire.record(found, job.model)) is not None:
+        console.print(Text(show.track_record(record), style="dim"))

@@ -58,8 +58,10 @@ def up(
 
 def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...], save_key: bool) -> int:
     from cli.stack import parts
+    from cli.stack.journal import journal
     from cli.stack.lock import FolderLock
     from cli.stack.supervisor import Action, Interrupted, Stage, Supervisor
+    from telemetry.logs import LogFormat
 
     screen = Screen()
     parts.make_folders(data)
@@ -88,28 +90,33 @@ def _run(host: str, port: int, data: Path, workers: int, models: tuple[str, ...]
                     _keep(data, where.url, key)
                 screen.note(f"the API key is shown once; {_kept_where(data, save_key)}; the database has only its hash")
 
-        server_parts = (parts.api(where), parts.io_worker(where), *parts.model_workers(where, workers, names))
+        worker_parts = (parts.io_worker(where), *parts.model_workers(where, workers, names))
         plan = (
             Stage((where.postgres.part(),)),
             Stage((where.valkey.part(),)),
             Stage((parts.migrations(where),)),
             Action("first key", make_first_key),
-            Stage(server_parts),
+            Stage((parts.api(where), *worker_parts)),
         )
 
         def when_up() -> None:
             screen.welcome(where.url)
+            for part in worker_parts:
+                screen.note(f"metrics of {part.name}: http://{parts.metrics_address(part)}/metrics")
+            screen.note(f"metrics of the api, for a key with the scope admin: {where.url}/metrics")
+            parts.write_targets(where, worker_parts)
             if (known := read_access(data)) is None or known.api_key is None:
                 screen.note("the command line here has no key; make one: bushel keys create --save")
             elif not made:
                 screen.note(f"its API key was made earlier and is in {data / 'client.json'}")
 
-        supervisor = Supervisor(plan, where.logs, screen.say)
-        try:
-            supervisor.run(when_up)
-        except Interrupted:
-            screen.note("interrupted before everything was ready; stopped")
-            return 130
+        with journal(where.logs, LogFormat(parts.log_format(where)), screen.say) as say:
+            supervisor = Supervisor(plan, where.logs, say)
+            try:
+                supervisor.run(when_up)
+            except Interrupted:
+                screen.note("interrupted before everything was ready; stopped")
+                return 130
         screen.note("stopped")
         return 130 if supervisor.was_hurried else 0
 

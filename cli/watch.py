@@ -50,15 +50,23 @@ def follow(client: Client, job: wire.Job, console: Console, then: str = "") -> w
 
 
 def wait(client: Client, job: wire.Job, seen: Callable[[wire.Job], None]) -> wire.Job:
-    """Ask for the job until it has ended, calling `seen` with every state."""
-    pause = _FIRST_PAUSE
+    """Call `seen` with every state of the job until it has ended: as the server tells it, or else by asking."""
+    pause, is_told = _FIRST_PAUSE, True
     while True:
         seen(job)
         if job.is_final:
             return job
-        time.sleep(pause)
-        pause = min(_LONGEST_PAUSE, pause * 1.3)
-        job = client.job(job.id)
+        if is_told:
+            is_told = False
+            for now in client.states(job.id):
+                job, is_told = now, True
+                seen(job)
+        else:
+            time.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 1.3)
+        if not job.is_final:
+            # Also after a stream that broke off: the server may be gone, and asking says so.
+            job = client.job(job.id)
 
 
 def exit_code(job: wire.Job) -> Exit:

@@ -125,6 +125,8 @@ class Job:
     items_per_second: float | None
     tokens_per_second: float | None
     eta_seconds: float | None
+    eta_low_seconds: float | None
+    eta_high_seconds: float | None
     waiting_for: str | None
     waiting_code: str | None
     problems: tuple[Problem, ...]
@@ -132,6 +134,7 @@ class Job:
     estimate: Estimate | None
     input_tokens: int
     output_tokens: int
+    device_seconds: float
     truncated_inputs: int
     cut_outputs: int
     created_at: float | None
@@ -162,6 +165,15 @@ class Job:
     def went_well(self) -> bool:
         """Completed, and every item succeeded."""
         return self.status == "completed" and self.counts.succeeded == self.counts.total
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How good estimates were: `inside` of them held, and the middle one was `median_error` of the real time off."""
+
+    estimates: int
+    inside: float
+    median_error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +215,8 @@ def job(content: JSON) -> Job:
         items_per_second=_number(content.get("items_per_second")),
         tokens_per_second=_number(content.get("tokens_per_second")),
         eta_seconds=_number(content.get("eta_seconds")),
+        eta_low_seconds=_number(content.get("eta_low_seconds")),
+        eta_high_seconds=_number(content.get("eta_high_seconds")),
         waiting_for=_text(waiting.get("message")) or _text(waiting.get("code")),
         waiting_code=_text(waiting.get("code")),
         problems=problems,
@@ -210,6 +224,7 @@ def job(content: JSON) -> Job:
         estimate=estimate(content.get("estimate")),
         input_tokens=_whole(usage.get("input_tokens")) or 0,
         output_tokens=_whole(usage.get("output_tokens")) or 0,
+        device_seconds=_number(usage.get("device_seconds")) or 0.0,
         truncated_inputs=_whole(notices.get("truncated_inputs")) or 0,
         cut_outputs=_whole(notices.get("cut_outputs")) or 0,
         created_at=_number(content.get("created_at")),
@@ -271,6 +286,21 @@ def _differing_line(line: JSON) -> DifferingLine:
         a_score=_number(a.get("score")) or 0.0,
         b_score=_number(b.get("score")) or 0.0,
     )
+
+
+def record(content: JSON, model: str | None) -> Record | None:
+    """Of the model, else of all together; None if nothing that was estimated has ended."""
+    own = next((each for each in objects(content.get("data")) if each.get("model") == model), None)
+    found = own or _object(content.get("all"))
+    inside, error = _number(found.get("inside")), _number(found.get("median_error"))
+    if inside is None or error is None:
+        return None
+    return Record(_whole(found.get("estimates")) or 0, inside, error)
+
+
+def objects(value: object) -> list[JSON]:
+    """The objects of a list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def counts(content: JSON) -> Counts:

@@ -23,6 +23,7 @@ class Act(StrEnum):
     KEY_CREATED = "key.created"
     KEY_ROTATED = "key.rotated"
     KEY_REVOKED = "key.revoked"
+    SIGNED_IN = "key.signed_in"
     SCOPE_REFUSED = "scope.refused"
     QUOTA_SET = "quota.set"
     WEBHOOK_CREATED = "webhook.created"

@@ -50,6 +50,9 @@ class Claim:
     crashes: int
     # Somebody waits for it; its speed is that of a single item, and tells nothing of the model's.
     interactive: bool = False
+    # How long its job has waited for it, and the trace that the job belongs to.
+    waited_seconds: float = 0.0
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ _START = text("""
     UPDATE jobs SET queued = queued - :items, running = running + :items,
         queued_tokens = queued_tokens - :tokens, last_claimed_at = clock_timestamp()
     WHERE id = :job AND status = 'in_progress' AND NOT paused
-    RETURNING long_input, interactive
+    RETURNING long_input, interactive, traceparent,
+        greatest(0, extract(epoch FROM clock_timestamp() - in_progress_at))::float8 AS waited
 """)
 
 
@@ -146,6 +150,8 @@ def claim(session: Session, candidate: Candidate, owner: str, budget_seconds: fl
         chunk.tokens,
         chunk.crashes,
         job.interactive,
+        job.waited or 0.0,
+        job.traceparent,
     )
 
 

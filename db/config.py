@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -48,6 +48,14 @@ class Settings(BaseSettings):
         None, ge=0, description="most tokens a tenant may have queued, all jobs together; default: any number"
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text for people, or json: an object a line, for what collects logs"
+    )
+    tracing: bool = Field(
+        False,
+        description="send OpenTelemetry traces (needs the tracing extra) to where the standard OTEL_EXPORTER_OTLP_…"
+        " variables say",
+    )
     webhook_private_addresses: bool = Field(
         False,
         description="let webhooks point into private networks and at this machine, and speak plain HTTP: for receivers"

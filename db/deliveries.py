@@ -126,6 +126,8 @@ class Claim:
     event_id: str
     event: str
     body: str
+    # The trace that the event's job belongs to.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ def claim(session: Session) -> Claim | None:
     if row is None:
         return None
     signing = (row.secret,) if row.previous_secret is None else (row.secret, row.previous_secret)
-    return Claim(row.id, row.attempts, row.webhook_id, row.url, signing, row.event_id, row.event, row.body)
+    event = (row.event_id, row.event, row.body)
+    return Claim(row.id, row.attempts, row.webhook_id, row.url, signing, *event, row.traceparent)
 
 
 # By the clock of the statement: the transaction may have begun long before it got the lock, and to its now() tries that
@@ -171,9 +174,9 @@ _CLAIM = text("""
             AND d.due_at <= statement_timestamp() + :seconds * interval '1 second'
             AND d.attempts > 0 AND NOT d.log -> -1 ? 'seconds'
     ), next AS (
-        SELECT d.id, w.url, w.secret,
+        SELECT d.id, w.url, w.secret, j.traceparent,
             CASE WHEN w.previous_secret_expires_at > now() THEN w.previous_secret END AS previous_secret
-        FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id
+        FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id LEFT JOIN jobs j ON j.id = d.job_id
         WHERE d.state = 'pending' AND d.due_at <= statement_timestamp() AND w.disabled_at IS NULL
             AND w.id NOT IN (SELECT webhook_id FROM tried GROUP BY webhook_id HAVING count(*) >= :at_once)
             AND w.tenant_id NOT IN (
@@ -184,7 +187,8 @@ _CLAIM = text("""
         due_at = statement_timestamp() + :seconds * interval '1 second',
         log = d.log || jsonb_build_object('at', round(extract(epoch FROM clock_timestamp()), 3))
     FROM next WHERE d.id = next.id
-    RETURNING d.id, d.attempts, d.webhook_id, d.event_id, d.event, d.body, next.url, next.secret, next.previous_secret
+    RETURNING d.id, d.attempts, d.webhook_id, d.event_id, d.event, d.body, next.url, next.secret, next.previous_secret,
+        next.traceparent
 """)
 
 

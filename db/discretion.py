@@ -25,26 +25,19 @@ def redacted(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 class Discreet(logging.Formatter):
-    """Another formatter's lines, tracebacks included, with secrets taken out."""
-
-    def __init__(self, inner: logging.Formatter | None, secrets: Iterable[str] = ()) -> None:
-        super().__init__()
-        self._inner = inner or logging.Formatter()
-        self._secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redacted(self._inner.format(record), self._secrets)
-
-
-def guard(logger: logging.Logger, secrets: Iterable[str] = ()) -> None:
-    """Make every handler that the logger has by now discreet; once is enough, twice does no harm.
+    """Another formatter's lines, tracebacks included, with secrets taken out.
 
     A second wall: no line of ours says a secret, but drivers quote what they were given in ways that change with
     their versions.
     """
-    for handler in logger.handlers:
-        if not isinstance(handler.formatter, Discreet):
-            handler.setFormatter(Discreet(handler.formatter, secrets))
+
+    def __init__(self, inner: logging.Formatter | None, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+        self.secrets = tuple(secret for secret in secrets if len(secret) >= _SHORTEST)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(self._inner.format(record), self.secrets)
 
 
 def leave_no_core() -> None:

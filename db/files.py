@@ -1,5 +1,6 @@
 """Files: rows that name bytes in the store, and tombstones of deleted ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -117,17 +118,20 @@ class Removable:
     store_key: str
 
 
-def removable(session: Session, limit: int = 100) -> list[Removable]:
-    """Tombstones whose bytes nobody needs any more, oldest first. Delete the bytes, then tell `bytes_removed`."""
+def removable(session: Session, limit: int = 100, but: Sequence[str] = ()) -> list[Removable]:
+    """Tombstones whose bytes nobody needs any more, oldest first, but not those of the keys in `but`.
+
+    Delete the bytes, then tell `bytes_removed`.
+    """
     rows = session.execute(
         text("""
             SELECT id, store_key FROM files
-            WHERE deleted_at IS NOT NULL AND bytes_removed_at IS NULL AND NOT EXISTS (
+            WHERE deleted_at IS NOT NULL AND bytes_removed_at IS NULL AND store_key <> ALL(:but) AND NOT EXISTS (
                 SELECT FROM jobs WHERE jobs.input_file_id = files.id
                     AND jobs.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
             ORDER BY deleted_at LIMIT :limit
         """),
-        {"limit": limit},
+        {"limit": limit, "but": list(but)},
     )
     return [Removable(*row) for row in rows]
 

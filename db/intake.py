@@ -8,12 +8,12 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import webhooks
+from db import events, webhooks
 from db.copying import copy_into
 from db.errors import NotFound
 from db.notices import announce
 from db.recording import NewResult, insert_results
-from db.states import JobStatus, Outcome
+from db.states import EVENT_OF, JobStatus, Outcome
 from db.steps import StepLease, hold
 
 _DELETE_AT_ONCE = 100_000
@@ -169,7 +169,7 @@ def conclude(session: Session, lease: StepLease, verdict: Verdict) -> bool:
     """
     hold(session, lease, JobStatus.VALIDATING)
     encode = msgspec.json.encode
-    session.execute(
+    total = session.execute(
         text(f"""
             UPDATE jobs SET status = :status, version = version + 1, {verdict.status}_at = now(),
                 errors = CAST(:errors AS jsonb), estimate = CAST(:estimate AS jsonb),
@@ -177,7 +177,7 @@ def conclude(session: Session, lease: StepLease, verdict: Verdict) -> bool:
                     ELSE format || jsonb_build_object('columns', CAST(:columns AS jsonb)) END,
                 model = CASE WHEN dialect = 'bushel' THEN model ELSE :model END,
                 step_owner = NULL, step_expires_at = NULL
-            WHERE id = :job AND status = 'validating'
+            WHERE id = :job AND status = 'validating' RETURNING total
         """),
         {
             "job": lease.job_id,
@@ -187,7 +187,9 @@ def conclude(session: Session, lease: StepLease, verdict: Verdict) -> bool:
             "estimate": None if verdict.estimate is None else encode(verdict.estimate).decode(),
             "columns": None if verdict.columns is None else encode(verdict.columns).decode(),
         },
-    )
+    ).scalar_one()
+    problems = 0 if verdict.errors is None else verdict.errors["total"]
+    events.note(session, lease.job_id, EVENT_OF[verdict.status], items=total, problems=problems)
     announce(session, lease.job_id)
     return verdict.status is JobStatus.FAILED and webhooks.emit(session, lease.job_id)
 

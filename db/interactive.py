@@ -1,5 +1,6 @@
 """Jobs of a single request that somebody waits for: no file, no validation, no list - one item, served first."""
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import func, text
@@ -37,8 +38,8 @@ def submit(
     assert new.model is not None, "an interactive job runs at once, so its model is known"
     tokens = estimated_tokens(body)
     cost = tokens * int(params.get("n", 1))
-    job = jobs.submit(session, tenant_id, new).job
-    job.interactive, job.priority = True, PRIORITY
+    job = jobs.submit(session, tenant_id, replace(new, interactive=True)).job
+    job.priority = PRIORITY
     job.status, job.in_progress_at = JobStatus.IN_PROGRESS.value, func.now()
     job.total = job.queued = 1
     job.queued_tokens = cost

@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import Text, cast, func, or_, select, text, update
 from sqlalchemy import delete as delete_from
-from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db import deliveries, files, quotas
+from db import deliveries, events, files, quotas
 from db.cursors import Order, Page, beyond, born, is_id, page
 from db.errors import Conflict, IllegalTransition, NotFound
 from db.ids import new_id
 from db.models import File, IdempotencyKey, Job
 from db.quotas import Amounts, Limits
-from db.states import JobStatus, is_final, may_become
+from db.states import EVENT_OF, JobEventType, JobStatus, is_final, may_become
 
 PREFIX = "job_"
 KEY_REUSED = "idempotency_key_reused"
@@ -56,6 +56,10 @@ class NewJob:
     parent_id: str | None = None
     selection: str | None = None
     fingerprint: str | None = None
+    # One request that somebody waits for.
+    interactive: bool = False
+    # W3C trace context of the request that makes it.
+    traceparent: str | None = None
 
     @property
     def wanted(self) -> Amounts:
@@ -123,6 +127,8 @@ def submit(
     job = _insert(session, tenant_id, new)
     if idempotency is None or _claim_key(session, tenant_id, idempotency, job.id):
         place.commit()
+        if not new.interactive:
+            _note_birth(session, new)
         return Submitted(job, is_new=True)
     place.rollback()
     found = replayed(session, tenant_id, idempotency)
@@ -202,6 +208,8 @@ def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
         parent_id=new.parent_id,
         selection=new.selection,
         fingerprint=new.fingerprint,
+        interactive=new.interactive,
+        traceparent=new.traceparent,
         task=new.task,
         model=new.model,
         params=new.params,
@@ -224,6 +232,14 @@ def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
     session.flush()
     session.refresh(job)
     return job
+
+
+def _note_birth(session: Session, new: NewJob) -> None:
+    """In its own log, and in that of the job it was made of."""
+    events.note(session, new.id, JobEventType.CREATED, parent_id=new.parent_id)
+    if new.parent_id is not None:
+        how = JobEventType.CLONED if new.selection is None else JobEventType.RETRIED
+        events.note(session, new.parent_id, how, child_id=new.id)
 
 
 def _claim_key(session: Session, tenant_id: str, idempotency: Idempotency, job_id: str) -> bool:
@@ -263,8 +279,12 @@ def listing(
     status: JobStatus | None = None,
     task: str | None = None,
     dialect: str | None = None,
+    search: str | None = None,
 ) -> Page[Job]:
-    """A part of the jobs, of one dialect where that is given; single requests are never among them."""
+    """A part of the jobs, of one dialect where that is given; single requests are never among them.
+
+    `search` is a text that the id, the model or the metadata must have in it, in capitals or not.
+    """
     query = select(Job).where(Job.tenant_id == tenant_id, Job.interactive.is_(False))
     if dialect is not None:
         query = query.where(Job.dialect == dialect)
@@ -272,6 +292,10 @@ def listing(
         query = query.where(Job.status == status.value)
     if task is not None:
         query = query.where(Job.task == task)
+    if search:
+        # Not LIKE, whose signs would have to be escaped.
+        texts = (Job.id, Job.model, cast(Job.job_metadata, Text))
+        query = query.where(or_(*(func.strpos(func.lower(each), search.lower()) > 0 for each in texts)))
     return page(session.scalars(beyond(query, tenant_id, Job, after, limit, order, PREFIX)).all(), limit)
 
 
@@ -289,6 +313,7 @@ def move(session: Session, job: Job, wanted: JobStatus) -> Job:
     if moved is None:
         now = session.scalar(select(Job.status).where(Job.id == job.id)) or "gone"
         raise IllegalTransition(job.id, now, wanted)
+    events.note(session, job.id, EVENT_OF[wanted])
     return moved
 
 
@@ -323,12 +348,15 @@ def set_paused(session: Session, tenant_id: str, job_id: str, is_paused: bool) -
     job's models after it resumed one.
     """
     get(session, tenant_id, job_id)
-    session.execute(
+    changed = session.scalar(
         update(Job)
         .where(Job.id == job_id, Job.tenant_id == tenant_id, Job.status.in_(_RUNNABLE), Job.paused.is_(not is_paused))
         .values(paused=is_paused, version=Job.version + 1)
+        .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
+    if changed is not None:
+        events.note(session, job_id, JobEventType.PAUSED if is_paused else JobEventType.RESUMED)
     job = get(session, tenant_id, job_id)
     if job.status not in _RUNNABLE:
         what = "has ended" if is_final(JobStatus(job.status)) else "is ending"

@@ -11,13 +11,14 @@ import re
 import secrets
 import sys
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import func, or_, select, text, tuple_, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db import audit_log
@@ -27,6 +28,7 @@ from db.cursors import Page, UnknownCursor, page
 from db.errors import Conflict, LedgerError, NotFound
 from db.ids import new_id
 from db.models import APIKey, Tenant
+from db.outages import outage
 from db.session import connect, sessions
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -67,6 +69,14 @@ class Identity:
     tenant_id: str
     scopes: frozenset[Scope]
     requests_per_second: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A key that opens, and the stored hash of the secret by which it did."""
+
+    identity: Identity
+    secret_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +131,19 @@ def add_key(
     lifetime: timedelta | None,
     scopes: Collection[Scope],
     by: Actor,
+    until: datetime | None = None,
 ) -> Issued:
-    """Make a key. Whether `by` may grant these scopes is the caller's to know. Conflict when there are MOST_KEYS."""
+    """Make a key, which ends at `until` at the latest. Conflict when there are MOST_KEYS.
+
+    Whether `by` may grant these scopes is the caller's to know.
+    """
+    # Others that make one wait for the end of this transaction, so that no two of them see room for the same key.
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('keys ' || :id, 0))"), {"id": tenant_id})
     if _open_keys(session, tenant_id) >= MOST_KEYS:
         raise Conflict(f"there are {MOST_KEYS} keys already, the most there may be; revoke some", "too_many_keys")
     id = "".join(secrets.choice("0123456789abcdefghijklmnopqrstuvwxyz") for _ in range(12))
     secret, salt = _new_secret(), secrets.token_hex(16)
+    ends = [end for end in (None if lifetime is None else func.now() + lifetime, until) if end is not None]
     row = APIKey(
         id=id,
         tenant_id=tenant_id,
@@ -134,7 +151,7 @@ def add_key(
         salt=salt,
         secret_hash=_hash(salt, secret),
         scopes=[scope.value for scope in Scope if scope in scopes],
-        expires_at=None if lifetime is None else func.now() + lifetime,
+        expires_at=func.least(*ends) if ends else None,
     )
     session.add(row)
     session.flush()
@@ -174,32 +191,65 @@ _IDENTITY = select(
 
 def verify(session: Session, key: str, now: datetime) -> Identity | None:
     """Who a key says is asking; None when it is malformed, unknown, replaced, revoked or expired."""
+    opened = unlock(session, key, now)
+    return None if opened is None else opened.identity
+
+
+def unlock(session: Session, key: str, now: datetime) -> Opened | None:
+    """`verify`, with what tells the key's present secret from the one before it."""
     match = _KEY.match(key)
     if match is None or not hmac.compare_digest(_with_checksum(key[:-6]), key):
         return None
     row = session.execute(_IDENTITY.where(APIKey.id == match[1])).one_or_none()
-    if not _is_right(row, match[2], now):
+    hash = _matched(row, match[2], now)
+    if hash is None or not _is_open(row, now):
         return None
-    assert row is not None
-    if row.revoked_at is not None or (row.expires_at and row.expires_at <= now):
-        return None
+    return Opened(_identity(session, match[1], row, now), hash)
+
+
+def holder(session: Session, key_id: str, is_meant: Callable[[str], bool], now: datetime) -> Opened | None:
+    """The same of who has no secret, but knows its hash: of the key's open secrets the one whose hash `is_meant`."""
+    row = session.execute(_IDENTITY.where(APIKey.id == key_id)).one_or_none()
+    known = [] if row is None or not _is_open(row, now) else [hash for _, hash in _secrets_of(row, now)]
+    hash = next(filter(is_meant, known), None)
+    return None if hash is None else Opened(_identity(session, key_id, row, now), hash)
+
+
+def _is_open(row: Any, now: datetime) -> bool:
+    return row.revoked_at is None and not (row.expires_at and row.expires_at <= now)
+
+
+def _identity(session: Session, key_id: str, row: Any, now: datetime) -> Identity:
     if row.last_used_at is None or now - row.last_used_at >= _TOUCH:
-        _touch(session, match[1], now)
-    return Identity(match[1], row.tenant_id, frozenset(map(Scope, row.scopes)), row.requests_per_second)
+        _touch(session, key_id, now)
+    return Identity(key_id, row.tenant_id, frozenset(map(Scope, row.scopes)), row.requests_per_second)
 
 
-def _is_right(row: Any, secret: str, now: datetime) -> bool:
-    """Whether it is the secret or the one before. Both are always compared, whatever there is to compare with."""
-    current = (row.salt, row.secret_hash) if row else _NOBODY
-    has_previous = row is not None and row.previous_hash is not None and row.previous_expires_at > now
-    previous = (row.previous_salt, row.previous_hash) if has_previous else _NOBODY
-    is_current, is_previous = (hmac.compare_digest(_hash(salt, secret), hash) for salt, hash in (current, previous))
-    return (is_current and row is not None) or (is_previous and has_previous)
+def _secrets_of(row: Any, now: datetime) -> list[tuple[str, str]]:
+    """Salt and hash of the secret, and of the one before while it opens."""
+    current, previous = (row.salt, row.secret_hash), (row.previous_salt, row.previous_hash)
+    return [current, previous] if row.previous_hash is not None and row.previous_expires_at > now else [current]
+
+
+def _matched(row: Any, secret: str, now: datetime) -> str | None:
+    """The hash of the secret, or of the one before, that it is. Two are compared, whatever there is to compare with."""
+    known = [] if row is None else _secrets_of(row, now)
+    found = None
+    for salt, hash in [*known, _NOBODY, _NOBODY][:2]:
+        if hmac.compare_digest(_hash(salt, secret), hash) and (salt, hash) in known:
+            found = hash
+    return found
 
 
 def _touch(session: Session, key_id: str, now: datetime) -> None:
+    """Note the use, where the database can: one that is full or read-only still tells who asks."""
     unused = or_(APIKey.last_used_at.is_(None), APIKey.last_used_at <= now - _TOUCH)
-    session.execute(update(APIKey).where(APIKey.id == key_id, unused).values(last_used_at=now))
+    try:
+        with session.begin_nested():
+            session.execute(update(APIKey).where(APIKey.id == key_id, unused).values(last_used_at=now))
+    except DBAPIError as exc:
+        if exc.connection_invalidated or outage(exc) is None:
+            raise
 
 
 def list_keys(session: Session, tenant_name: str | None = None) -> list[KeyInfo]:

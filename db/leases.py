@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db import events
 from db.chunks import LEASE_SECONDS, MAX_CRASHES, SPLIT_CRASHES
 from db.recording import NewResult, record
-from db.states import ChunkState, JobStatus, Outcome
+from db.states import ChunkState, JobEventType, JobStatus, Outcome
 from db.steps import STEP_LEASE_SECONDS
 
 
@@ -137,6 +139,10 @@ class Reclaimed:
     model: str
     state: ChunkState
     finalize: bool
+    # Items of it that have their outcome now: those that failed, and those that ended with their job, as it is.
+    failed: int = 0
+    left: int = 0
+    status: JobStatus = JobStatus.IN_PROGRESS
 
 
 def reclaim(session: Session) -> Reclaimed | None:
@@ -158,11 +164,29 @@ def reclaim(session: Session) -> Reclaimed | None:
     groups = _groups(session, chunk.id) if chunk.crashes >= SPLIT_CRASHES else []
     if len(groups) > 1 and _is_running(session, chunk.job_id):
         _split(session, chunk.id, chunk.attempt, groups)
+        _note_loss(session, chunk, ChunkState.SPLIT)
         return Reclaimed(chunk.id, chunk.job_id, chunk.model, ChunkState.SPLIT, finalize=False)
     lone = groups[0] if len(groups) == 1 and chunk.crashes >= MAX_CRASHES else []
     recorded = record(session, chunk.id, chunk.attempt, [_crashed(idx, chunk.crashes) for idx in lone])
     state = ChunkState.READY if recorded.handed_back else ChunkState.DONE
-    return Reclaimed(chunk.id, chunk.job_id, chunk.model, state, recorded.finalize)
+    left = chunk.items - len(lone) - recorded.handed_back
+    _note_loss(session, chunk, state)
+    whose = (chunk.id, chunk.job_id, chunk.model)
+    return Reclaimed(*whose, state, recorded.finalize, len(lone), left, recorded.status)
+
+
+def _note_loss(session: Session, chunk: Any, became: ChunkState) -> None:
+    events.note(
+        session,
+        chunk.job_id,
+        JobEventType.CHUNK_LOST,
+        chunk=chunk.id,
+        items=chunk.items,
+        became=became.value,
+        # How often it has cost a worker by now.
+        crashes=chunk.crashes,
+        why="its worker was not heard of until the lease ran out",
+    )
 
 
 def _crashed(idx: int, crashes: int) -> NewResult:

@@ -1,10 +1,11 @@
 """The ledger's tables. Items and results are only inserted; jobs and chunks are the rows that change."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.event import listen
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.states import ChunkState, Count, DeliveryState, JobStatus, Outcome, UploadStatus
@@ -172,6 +174,11 @@ class Job(Base):
     # Succeeded items whose input, or whose output, was cut at a limit.
     truncated_inputs: Mapped[int] = mapped_column(server_default="0")
     cut_outputs: Mapped[int] = mapped_column(server_default="0")
+    # What its chunks took of a device, those too whose results came too late; energy only where it is measured.
+    device_seconds: Mapped[float] = mapped_column(server_default="0")
+    joules: Mapped[float | None]
+    # W3C trace context of the request that made it.
+    traceparent: Mapped[str | None]
 
     # Problems of the input: {"total": n, "data": [first ones]}.
     errors: Mapped[JSON | None]
@@ -346,8 +353,91 @@ class WorkerRow(Base):
     loaded: Mapped[list[Any]]
     # model name -> why it cannot be loaded here
     unavailable: Mapped[JSON]
+    # What it does, and how much of its device that takes.
+    activity: Mapped[JSON] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class JobEvent(Base):
+    """Something that happened to a job. The tenant only inserts; ids are in the order of the commits (IN_ORDER)."""
+
+    __tablename__ = "job_events"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    tenant_id: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column("at", server_default=text("clock_timestamp()"))
+    type: Mapped[str]
+    detail: Mapped[JSON] = mapped_column(server_default=text("'{}'"))
+    __table_args__ = (
+        Index("ix_job_events_job_id", "job_id", "id"),
+        Index("ix_job_events_tenant_id", "tenant_id", "id"),
+    )
+
+
+# An event gets its last id as its transaction commits, and until that is done no other transaction's events get theirs.
+# So whoever has read up to an id has missed nothing below it. Ids that were kept from the insertion would be committed
+# in any order. The lock is the last that a transaction takes, and NOTIFY has one like it.
+IN_ORDER = (
+    """
+    CREATE FUNCTION order_job_event() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+    AS $$ BEGIN
+        PERFORM pg_advisory_xact_lock(7205759406);
+        UPDATE job_events SET id = DEFAULT WHERE id = NEW.id;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE CONSTRAINT TRIGGER job_events_in_order AFTER INSERT ON job_events DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION order_job_event()
+    """,
+)
+for _statement in IN_ORDER:
+    listen(JobEvent.__table__, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
+
+
+class UsageDay(Base):
+    """What a tenant used of a model on a day (UTC); it outlives the jobs."""
+
+    __tablename__ = "usage_days"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    task: Mapped[str] = mapped_column(primary_key=True)
+    succeeded: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    failed: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    device_seconds: Mapped[float] = mapped_column(server_default="0")
+    joules: Mapped[float | None]
+
+
+class StoredEstimate(Base):
+    """When a job was said to end, as it was said, and when it ended."""
+
+    __tablename__ = "estimates"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now(), primary_key=True)
+    model: Mapped[str | None]
+    progress: Mapped[float]
+    low_seconds: Mapped[float]
+    eta_seconds: Mapped[float]
+    high_seconds: Mapped[float]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("ix_estimates_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+        Index("ix_estimates_open", "job_id", postgresql_where=text("ended_at IS NULL")),
+    )
+
+
+class SignIn(Base):
+    """A browser that somebody signed in with a key; of the secret in its cookie only a SHA-256 is kept."""
+
+    __tablename__ = "sign_ins"
+    secret_hash: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
 
 
 class ModelRate(Base):
@@ -357,6 +447,11 @@ class ModelRate(Base):
     model: Mapped[str] = mapped_column(primary_key=True)
     tokens_per_second: Mapped[float]
     output_per_input: Mapped[float]
+    # Of the logarithm of a chunk's time over what the rate said of it; see db/bands.py.
+    log_variance: Mapped[float] = mapped_column(server_default="0.16")
+    # Between which multiples of what was estimated most jobs ended lately; null until enough have.
+    low_factor: Mapped[float | None]
+    high_factor: Mapped[float | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

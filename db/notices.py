@@ -22,6 +22,8 @@ from db.session import connect
 logger = logging.getLogger(__name__)
 
 CHANNEL = "bushel_jobs"
+# On this one, whose log has grown: ids of tenants.
+EVENTS = "bushel_events"
 # How often a waiter looks without having been told: what a lost notice costs.
 LOOK_SECONDS = 1.0
 # Between attempts to connect again: from the first to, after some doublings, the last.
@@ -43,6 +45,7 @@ class Listener:
         self._database_url = database_url
         self._lock = threading.Lock()
         self._bells: dict[str, list[threading.Event]] = {}
+        self._followers: list[Callable[[str], None]] = []
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         # A byte through it gets the thread out of its wait for the database.
@@ -65,6 +68,15 @@ class Listener:
                 bell.clear()
         return True
 
+    def follow(self, heard: Callable[[str], None]) -> None:
+        """Call `heard` with the id of a tenant whose log has grown; with "" when some of that may have been missed.
+
+        From the listener's thread, so it must return at once; until the listener stops.
+        """
+        with self._lock:
+            self._followers.append(heard)
+            self._ensure_thread()
+
     def stop(self) -> None:
         """Send every waiter away and close the connection. No wait is begun after it."""
         with self._lock:
@@ -84,9 +96,7 @@ class Listener:
         bell = threading.Event()
         with self._lock:
             self._bells.setdefault(job_id, []).append(bell)
-            if self._thread is None and not self._stopping.is_set():
-                self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
-                self._thread.start()
+            self._ensure_thread()
         try:
             yield bell
         finally:
@@ -94,6 +104,12 @@ class Listener:
                 self._bells[job_id].remove(bell)
                 if not self._bells[job_id]:
                     del self._bells[job_id]
+
+    def _ensure_thread(self) -> None:
+        """The caller holds the lock."""
+        if self._thread is None and not self._stopping.is_set():
+            self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         back_off = FIRST_BACK_OFF
@@ -106,6 +122,7 @@ class Listener:
                     # Closed in the end, not pooled: whoever got it next would go on to be sent notices.
                     connection.detach()
                     connection.exec_driver_sql(f"LISTEN {CHANNEL}")
+                    connection.exec_driver_sql(f"LISTEN {EVENTS}")
                     back_off = FIRST_BACK_OFF
                     # Whatever happened while nobody listened.
                     self._ring_all()
@@ -124,15 +141,25 @@ class Listener:
             while not self._stopping.is_set():
                 selector.select()
                 for notice in driver.notifies(timeout=0):
-                    self._ring(notice.payload)
+                    if notice.channel == EVENTS:
+                        self._pass_on(notice.payload)
+                    else:
+                        self._ring(notice.payload)
 
     def _ring(self, job_id: str) -> None:
         with self._lock:
             for bell in self._bells.get(job_id, ()):
                 bell.set()
 
+    def _pass_on(self, tenant_id: str) -> None:
+        with self._lock:
+            followers = list(self._followers)
+        for heard in followers:
+            heard(tenant_id)
+
     def _ring_all(self) -> None:
         with self._lock:
             for bells in self._bells.values():
                 for bell in bells:
                     bell.set()
+        self._pass_on("")

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.bands import PRIOR_VARIANCE, Spread, band
 from db.models import Job
 from db.states import JobStatus, is_final
 from db.workers import ALIVE_SECONDS
@@ -22,12 +23,17 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """`progress` is the share of items that are settled. Speeds are averages over the job's own running time."""
+    """`progress` is the share of items that are settled. Speeds are averages over the job's own running time.
+
+    The end most likely comes between `eta_low_seconds` and `eta_high_seconds` (db/bands.py): all three, or none.
+    """
 
     progress: float
     items_per_second: float | None
     tokens_per_second: float | None
     eta_seconds: float | None
+    eta_low_seconds: float | None
+    eta_high_seconds: float | None
     waiting_for: Waiting | None
 
 
@@ -40,6 +46,13 @@ class ModelState:
     why_unavailable: str | None = None
     tokens_per_second: float | None = None
     output_per_input: float = 1.0
+    log_variance: float = PRIOR_VARIANCE
+    low_factor: float | None = None
+    high_factor: float | None = None
+
+    @property
+    def spread(self) -> Spread:
+        return Spread(self.log_variance, self.low_factor, self.high_factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,9 @@ _SURROUNDINGS = text("""
             'loaded', (SELECT count(*) FROM alive WHERE loaded ? wanted.model),
             'why_unavailable', (SELECT min(unavailable ->> wanted.model) FROM alive),
             'tokens_per_second', rate.tokens_per_second,
-            'output_per_input', coalesce(rate.output_per_input, 1))), '{}')
+            'output_per_input', coalesce(rate.output_per_input, 1),
+            'log_variance', coalesce(rate.log_variance, :prior),
+            'low_factor', rate.low_factor, 'high_factor', rate.high_factor)), '{}')
          FROM wanted LEFT JOIN model_rates rate USING (model)) AS models,
         (SELECT coalesce(jsonb_object_agg(id, jsonb_build_object('jobs', jobs, 'tokens', tokens)), '{}') FROM ahead)
             AS ahead,
@@ -120,6 +135,7 @@ def surroundings(session: Session, jobs: Iterable[Job], models: Sequence[str] = 
         _SURROUNDINGS,
         {
             "alive": ALIVE_SECONDS,
+            "prior": PRIOR_VARIANCE,
             "jobs": [job.id for job in jobs],
             "models": sorted({*models, *(job.model for job in jobs if job.model is not None)}),
         },
@@ -138,11 +154,15 @@ def outlook(job: Job, around: Surroundings) -> Outlook:
     settled = job.total - job.queued - job.running
     status = JobStatus(job.status)
     progress = settled / job.total if job.total else float(status is JobStatus.COMPLETED)
+    eta = _eta(job, around)
+    low, high = (None, None) if eta is None else band(eta, _spreads(job, around))
     return Outlook(
         progress=round(progress, 4),
         items_per_second=_per_second(job.succeeded + job.failed, job),
         tokens_per_second=_per_second(job.input_tokens + job.output_tokens, job),
-        eta_seconds=_eta(job, around),
+        eta_seconds=eta,
+        eta_low_seconds=low,
+        eta_high_seconds=high,
         waiting_for=_waiting(job, around),
     )
 
@@ -173,6 +193,10 @@ def _eta(job: Job, around: Surroundings) -> float | None:
         return round(sum(each for each in seconds if each is not None) * (1 + wait), 1)
     speed = _per_second(job.succeeded + job.failed, job)
     return round((job.queued + job.running) / speed, 1) if speed else None
+
+
+def _spreads(job: Job, around: Surroundings) -> list[Spread]:
+    return [around.model(name).spread for name in _models(job, around)]
 
 
 def _models(job: Job, around: Surroundings) -> Mapping[str, float]:

@@ -119,6 +119,26 @@ def ensure_stored_within(session: Session, tenant_id: str, defaults: Limits) -> 
         _compare(session, tenant_id, held, [Quota.STORED_BYTES], Amounts())
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many bytes a tenant has stored, of how many it may; `most` None for any number."""
+
+    used: int
+    most: int | None
+
+    def ensure_takes(self, wanted: int) -> None:
+        """Raise QuotaExceeded if so many bytes more are too many."""
+        if self.most is not None and self.used + wanted > self.most:
+            quota = Quota.STORED_BYTES
+            raise QuotaExceeded(quota.value, self.used, wanted, self.most, REMEDY[quota], ends_by_itself=False)
+
+
+def room(session: Session, tenant_id: str, defaults: Limits) -> Room:
+    """What the tenant may store now. Nothing is kept for it: `admit` is asked again for what was stored."""
+    most = limits(session, tenant_id, defaults).stored_bytes
+    return Room(0 if most is None else used(session, tenant_id, [Quota.STORED_BYTES]).stored_bytes, most)
+
+
 def _compare(session: Session, tenant_id: str, held: Limits, asked: Iterable[Quota], wanted: Amounts) -> None:
     session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('quotas ' || :id, 0))"), {"id": tenant_id})
     have = used(session, tenant_id, asked)

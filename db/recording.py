@@ -8,12 +8,13 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import faults
+from db import events, faults
 from db.copying import copy_into
 from db.errors import LeaseLost
 from db.inputs import storable
 from db.notices import announce
-from db.states import Count, JobStatus, Outcome, leftover
+from db.states import Count, JobEventType, JobStatus, Outcome, leftover
+from db.usage import ADD, NOTHING, SPEND, Spent, as_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,10 @@ class Recorded:
 
 
 _LOCK_CHUNK = text("""
-    SELECT job_id, items, tokens FROM chunks WHERE id = :chunk AND attempt = :attempt AND state = 'leased' FOR UPDATE
+    SELECT job_id, model, items, tokens FROM chunks
+    WHERE id = :chunk AND attempt = :attempt AND state = 'leased' FOR UPDATE
 """)
-_LOCK_ANY_CHUNK = text("SELECT job_id, items, tokens FROM chunks WHERE id = :chunk FOR UPDATE")
+_LOCK_ANY_CHUNK = text("SELECT job_id, model, items, tokens FROM chunks WHERE id = :chunk FOR UPDATE")
 _LOCK_JOB = text("SELECT status, succeeded + failed AS settled, interactive FROM jobs WHERE id = :job FOR UPDATE")
 _CLOSE_CHUNK = text("""
     UPDATE chunks SET state = 'done', recipe_id = :recipe, lease_owner = NULL, lease_expires_at = NULL,
@@ -55,14 +57,17 @@ _HAND_BACK = text("""
         hard_deadline = NULL, recipe_id = coalesce(:recipe, recipe_id)
     WHERE id = :chunk AND attempt = :attempt AND state = 'leased'
 """)
-_COUNT = text("""
-    UPDATE jobs SET running = running - :items, succeeded = succeeded + :succeeded, failed = failed + :failed,
-        cancelled = cancelled + :cancelled, expired = expired + :expired, queued = queued + :queued,
-        queued_tokens = queued_tokens + :tokens, input_tokens = input_tokens + :input_tokens,
-        output_tokens = output_tokens + :output_tokens, truncated_inputs = truncated_inputs + :truncated_inputs,
-        cut_outputs = cut_outputs + :cut_outputs, progressed_at = now()
-    WHERE id = :job
-    RETURNING status, queued, running
+# One statement for both, because another trip to the database would cost more than what it does there.
+_COUNT = text(f"""
+    WITH counted AS (
+        UPDATE jobs SET running = running - :items, succeeded = succeeded + :succeeded, failed = failed + :failed,
+            cancelled = cancelled + :cancelled, expired = expired + :expired, queued = queued + :queued,
+            queued_tokens = queued_tokens + :tokens, input_tokens = input_tokens + :input_tokens,
+            output_tokens = output_tokens + :output_tokens, truncated_inputs = truncated_inputs + :truncated_inputs,
+            cut_outputs = cut_outputs + :cut_outputs, progressed_at = now(), {SPEND}
+        WHERE id = :job RETURNING status, queued, running, tenant_id, task
+    ), added AS ({ADD})
+    SELECT status, queued, running FROM counted
 """)
 _RESULT_COLUMNS = (
     "job_id, idx, seq, outcome, output, error_code, error_message, error_param, input_tokens, output_tokens, chunk_id,"
@@ -71,9 +76,14 @@ _RESULT_COLUMNS = (
 
 
 def record(
-    session: Session, chunk_id: int, attempt: int, results: Sequence[NewResult], recipe_id: int | None = None
+    session: Session,
+    chunk_id: int,
+    attempt: int,
+    results: Sequence[NewResult],
+    recipe_id: int | None = None,
+    spent: Spent = NOTHING,
 ) -> Recorded:
-    """Store the results of a leased chunk and settle the rest of its items.
+    """Store the results of a leased chunk, settle the rest of its items, and count what they took.
 
     Items without a result go back to the queue while the job runs (the chunk becomes ready again);
     once the job is being cancelled or is out of time they end as cancelled or expired. The last
@@ -104,6 +114,7 @@ def record(
         _COUNT,
         {
             "job": chunk.job_id,
+            "model": chunk.model,
             "items": chunk.items,
             "tokens": tokens if running else 0,
             "succeeded": sum(result.outcome is Outcome.SUCCEEDED for result in results),
@@ -113,12 +124,15 @@ def record(
             "truncated_inputs": sum("truncated_tokens" in output for output in outputs),
             "cut_outputs": sum(output.get("finish_reason") == "length" for output in outputs),
             **moved,
+            **as_values(spent),
         },
     ).one()
     nothing_open = after.queued == 0 and after.running == 0
     status = JobStatus(after.status)
     if nothing_open and status is JobStatus.IN_PROGRESS:
         status = _begin_finalizing(session, chunk.job_id)
+        if not job.interactive:
+            events.note(session, chunk.job_id, JobEventType.FINALIZING)
     if job.interactive and results:
         # Only there somebody waits for a result and not for the end: notices make commits wait for each other.
         announce(session, chunk.job_id)

@@ -52,6 +52,26 @@ class UploadStatus(StrEnum):
     EXPIRED = "expired"
 
 
+class JobEventType(StrEnum):
+    """What the log of a job tells. Every status has one; `created` is `validating`, `started` is `in_progress`."""
+
+    CREATED = "created"
+    STARTED = "started"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    # A chunk was taken back from a worker that was not heard of any more.
+    CHUNK_LOST = "chunk_lost"
+    # Another job was made of this one.
+    RETRIED = "retried"
+    CLONED = "cloned"
+    CANCELLING = "cancelling"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
 class DeliveryState(StrEnum):
     """`failed`: given up. A redelivery by hand makes a delivery of its own."""
 
@@ -80,6 +100,18 @@ NEXT_CHUNK: dict[ChunkState, frozenset[ChunkState]] = {
     ChunkState.LEASED: frozenset({ChunkState.DONE, ChunkState.READY, ChunkState.SPLIT}),
     ChunkState.DONE: frozenset(),
     ChunkState.SPLIT: frozenset(),
+}
+
+
+EVENT_OF: dict[JobStatus, JobEventType] = {
+    JobStatus.VALIDATING: JobEventType.CREATED,
+    JobStatus.IN_PROGRESS: JobEventType.STARTED,
+    JobStatus.FINALIZING: JobEventType.FINALIZING,
+    JobStatus.COMPLETED: JobEventType.COMPLETED,
+    JobStatus.FAILED: JobEventType.FAILED,
+    JobStatus.EXPIRED: JobEventType.EXPIRED,
+    JobStatus.CANCELLING: JobEventType.CANCELLING,
+    JobStatus.CANCELLED: JobEventType.CANCELLED,
 }
 
 

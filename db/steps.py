@@ -24,6 +24,8 @@ _DUE = {
 class StepLease:
     job_id: str
     attempt: int
+    # The trace that the job belongs to.
+    traceparent: str | None = None
 
 
 def due(session: Session, step: Step, limit: int = 20) -> list[str]:
@@ -45,11 +47,11 @@ def take(session: Session, job_id: str, step: Step, owner: str) -> StepLease | N
             UPDATE jobs SET step_attempt = step_attempt + 1, step_owner = :owner,
                 step_expires_at = now() + :lease * interval '1 second'
             WHERE id = :job AND {_DUE[step]} AND (step_expires_at IS NULL OR step_expires_at < now())
-            RETURNING step_attempt
+            RETURNING step_attempt, traceparent
         """),
         {"job": job_id, "owner": owner, "lease": STEP_LEASE_SECONDS},
     ).one_or_none()
-    return StepLease(job_id, row.step_attempt) if row else None
+    return StepLease(job_id, row.step_attempt, row.traceparent) if row else None
 
 
 def hold(session: Session, lease: StepLease, *expected: JobStatus) -> JobStatus:

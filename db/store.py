@@ -8,6 +8,7 @@ A key that is not there raises FileNotFoundError, as everywhere in Python.
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -23,6 +24,8 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 
 from db.errors import ConfigError, LedgerError
+
+logger = logging.getLogger(__name__)
 
 # Keys are made by the server alone; the pattern is the second line that keeps a path inside the store.
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){0,3}\Z")
@@ -88,7 +91,7 @@ class FileStore(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove the bytes; nothing happens when they are gone already."""
+        """Remove the bytes; nothing happens when they are gone already. Raises OSError, or what the backend raises."""
 
     @abstractmethod
     def local_path(self, key: str) -> Path | None:
@@ -108,7 +111,7 @@ class FileStore(ABC):
 
     @abstractmethod
     def remove_old(self, folder: str, older_than_seconds: float) -> int:
-        """Delete what stands directly in the folder for so long; the count of it."""
+        """Delete what stands directly in the folder for so long; the count of it. What cannot be deleted is logged."""
 
     @abstractmethod
     def old_keys(self, folder: str, older_than_seconds: float) -> Iterator[str]:
@@ -157,6 +160,8 @@ class FolderStore(FileStore):
             except FileNotFoundError:
                 # Its writer ended between the listing and now.
                 continue
+            except OSError as exc:
+                _say_stuck(str(path), exc)
         return gone
 
     def old_keys(self, folder: str, older_than_seconds: float) -> Iterator[str]:
@@ -226,9 +231,15 @@ class RemoteStore(FileStore):
         if not self._system.exists(self._path(folder)):
             return 0
         for path in self._system.ls(self._path(folder), detail=False):
-            if self._system.modified(path).timestamp() < limit:
-                self._system.rm_file(path)
-                gone += 1
+            try:
+                if self._system.modified(path).timestamp() < limit:
+                    self._system.rm_file(path)
+                    gone += 1
+            except FileNotFoundError:
+                continue
+            except Exception as exc:
+                # Every backend has errors of its own.
+                _say_stuck(path, exc)
         return gone
 
     def old_keys(self, folder: str, older_than_seconds: float) -> Iterator[str]:
@@ -282,6 +293,10 @@ def _checked(key: str) -> str:
     if not _KEY.match(key):
         raise ValueError(f"not a store key: {key!r}")
     return key
+
+
+def _say_stuck(path: str, exc: Exception) -> None:
+    logger.warning("%s cannot be deleted, the others are: %s", path, exc, extra={"action": "leftover_stuck"})
 
 
 def _sync_folder(folder: Path) -> None:

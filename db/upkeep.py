@@ -1,10 +1,14 @@
 """What passes with time: deadlines, retention, jobs that missed their last step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+
+from db import events
+from db.states import JobEventType
 
 # Only one process at a time does the upkeep; the number is arbitrary but fixed.
 _LOCK = 7_205_759_404
@@ -23,7 +27,9 @@ def expire_jobs(session: Session) -> list[str]:
             WHERE status = 'in_progress' AND expires_at < now() RETURNING id
         """)
     )
-    return list(rows.scalars())
+    ending = list(rows.scalars())
+    events.note_all(session, ending, JobEventType.FINALIZING, why="the completion window has closed")
+    return ending
 
 
 def finish_settled(session: Session) -> list[str]:
@@ -34,7 +40,9 @@ def finish_settled(session: Session) -> list[str]:
             WHERE status = 'in_progress' AND queued = 0 AND running = 0 RETURNING id
         """)
     )
-    return list(rows.scalars())
+    ending = list(rows.scalars())
+    events.note_all(session, ending, JobEventType.FINALIZING)
+    return ending
 
 
 def waiting_models(session: Session) -> list[str]:
@@ -62,19 +70,28 @@ class Outlived:
     job_id: str
 
 
-def outlived(session: Session, retention: timedelta, limit: int) -> list[Outlived]:
-    """Jobs that ended longer ago than `retention`, oldest first; delete each with db.jobs.delete."""
+def outlived(session: Session, retention: timedelta, limit: int, but: Sequence[str] = ()) -> list[Outlived]:
+    """Jobs that ended longer ago than `retention`, oldest first, but for those named; delete each with db.jobs.delete.
+
+    Several processes may have found the same ones: `take` each first.
+    """
     rows = session.execute(
         text("""
             SELECT tenant_id, id FROM jobs
             WHERE created_at < now() - :retention AND NOT interactive
                 AND coalesce(completed_at, failed_at, expired_at, cancelled_at) < now() - :retention
-                AND status IN ('completed', 'failed', 'expired', 'cancelled')
+                AND status IN ('completed', 'failed', 'expired', 'cancelled') AND id <> ALL(:but)
             ORDER BY created_at LIMIT :limit
         """),
-        {"retention": retention, "limit": limit},
+        {"retention": retention, "limit": limit, "but": list(but)},
     )
     return [Outlived(*row) for row in rows]
+
+
+def take(session: Session, job_id: str) -> bool:
+    """Lock the job until the transaction ends; False when somebody else has it, or it is gone. Never waits."""
+    query = text("SELECT id FROM jobs WHERE id = :job FOR UPDATE SKIP LOCKED")
+    return session.execute(query, {"job": job_id}).first() is not None
 
 
 def forget_idempotency_keys(session: Session) -> None:

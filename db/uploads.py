@@ -22,6 +22,8 @@ COPIES = 3
 # The store's folder of parts. Nothing in it has a meaning a day later, whether there is a row for it or not.
 PARTS, PARTS_KEPT = "parts", timedelta(days=1)
 MAX_PARTS = 10_000
+# The code of the one conflict that ends by itself.
+BEING_COMPLETED = "upload_being_completed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,19 @@ def parts(session: Session, upload_id: str, part_ids: Sequence[str]) -> list[Upl
     return [found[part_id] for part_id in part_ids]
 
 
+def begin_completing(session: Session, upload_id: str) -> None:
+    """Be the only one who completes the upload until the transaction ends; Conflict while somebody else does.
+
+    The row is not locked: making a large file takes minutes, and who looks at it must not wait for that.
+    """
+    taken = text("SELECT pg_try_advisory_xact_lock(hashtextextended('completing ' || :id, 0))")
+    if not session.execute(taken, {"id": upload_id}).scalar_one():
+        message = f"upload {upload_id} is being completed already; ask again in a moment for its file"
+        raise Conflict(message, BEING_COMPLETED)
+    # The transaction does nothing but wait for the bytes.
+    session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+
+
 def complete(session: Session, upload: Upload, new: files.NewFile) -> File:
     """Make the file of a locked pending upload; its bytes are in the store already."""
     file = files.add(session, upload.tenant_id, new)
@@ -177,14 +192,14 @@ class RemovablePart:
     store_key: str
 
 
-def removable_parts(session: Session, limit: int = 100) -> list[RemovablePart]:
-    """Parts of uploads that have ended. Delete the bytes, then tell `part_removed`."""
+def removable_parts(session: Session, limit: int = 100, but: Sequence[str] = ()) -> list[RemovablePart]:
+    """Parts of uploads that have ended, but for the keys in `but`. Delete the bytes, then tell `part_removed`."""
     rows = session.execute(
         text("""
             SELECT part.id, part.store_key FROM upload_parts part JOIN uploads upload ON upload.id = part.upload_id
-            WHERE upload.status <> 'pending' LIMIT :limit
+            WHERE upload.status <> 'pending' AND part.store_key <> ALL(:but) LIMIT :limit
         """),
-        {"limit": limit},
+        {"limit": limit, "but": list(but)},
     )
     return [RemovablePart(*row) for row in rows]
 

@@ -21,6 +21,7 @@ written() {  # name, content
 
 made postgres_password
 made valkey_password
+made grafana_password
 written database_url "postgresql+psycopg://bushel:$(cat "$folder/postgres_password")@postgres:5432/bushel"
 written broker_url "redis://bushel:$(cat "$folder/valkey_password")@valkey:6379/0"
 chmod 644 "$folder"/*

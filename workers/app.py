@@ -9,11 +9,12 @@ from typing import Any
 from celery import bootsteps, signals
 from kombu.entity import Exchange, Queue
 
-from db.discretion import guard, leave_no_core
+from db.discretion import leave_no_core
 from db.doorbell import IO_QUEUE, CeleryDoorbell, broker, model_queue
 from db.errors import ConfigError
 from db.ringing import BackgroundDoorbell
 from models.registry import RegistryError, load
+from telemetry import logs, traces
 from workers.config import WorkerSettings
 from workers.process import WorkerProcess
 from workers.tasks import add_tasks
@@ -30,7 +31,6 @@ app.conf.worker_consumer = "workers.rings:RingConsumer"
 app.conf.task_queues = [
     Queue(name, Exchange(name, "direct"), name) for name in (IO_QUEUE, *(model_queue(model) for model in _models))
 ]
-app.conf.worker_log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # Set by Parts.start; tasks can only run after it.
 _process: WorkerProcess | None = None
@@ -61,8 +61,8 @@ def _leave_no_core(**_: Any) -> None:
 
 @signals.after_setup_task_logger.connect
 @signals.after_setup_logger.connect
-def _guard_log(logger: logging.Logger, **_: Any) -> None:
-    guard(logger, settings.passwords)
+def _dress_log(logger: logging.Logger, **_: Any) -> None:
+    logs.dress(logger, logs.LogFormat(settings.log_format), settings.passwords)
 
 
 @signals.after_setup_logger.connect
@@ -91,6 +91,10 @@ class Parts(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         global _process
+        try:
+            traces.set_up("bushel-worker", settings.tracing)
+        except ConfigError as exc:
+            raise SystemExit(f"bushel worker: {exc}") from None
         bell = BackgroundDoorbell(CeleryDoorbell(app))
         _process = WorkerProcess(settings, bell, list(parent.app.amqp.queues.consume_from))
         _process.start()
@@ -98,6 +102,7 @@ class Parts(bootsteps.StartStopStep):
     def stop(self, parent: Any) -> None:
         if _process is not None:
             _process.stop()
+        traces.close()
 
 
 app.steps["worker"].add(Parts)

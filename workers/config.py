@@ -38,6 +38,14 @@ class WorkerSettings(Settings):
         2.0, gt=0, description="how often an idle worker looks into the ledger by itself, in case a ring was lost"
     )
 
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="serve Prometheus metrics of the worker on this port, at /metrics"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="address to serve them on; there is no key to them, so leave it unless the network is yours",
+    )
+
     @cached_property
     def host(self) -> str:
         return socket.gethostname()

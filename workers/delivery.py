@@ -12,12 +12,20 @@ from db import deliveries, faults
 from db.deliveries import Attempt, Claim
 from db.session import Sessions
 from db.states import DeliveryState
+from telemetry import traces
+from workers import metrics
 from workers.outbound import Outbound, Undelivered
 
 logger = logging.getLogger(__name__)
 
 # Threads of an io process that deliver; no database connection is held while one waits for a receiver.
 SENDERS = 8
+_OUTCOMES = {
+    None: "dropped",
+    DeliveryState.PENDING: "retried",
+    DeliveryState.DELIVERED: "delivered",
+    DeliveryState.FAILED: "failed",
+}
 
 
 class Delivery:
@@ -32,7 +40,9 @@ class Delivery:
         tries = 0
         while not self._should_stop() and (claim := self._claim()) is not None:
             faults.reached("in delivery")
-            attempt = self._send(claim)
+            attributes: traces.Attributes = {"bushel.delivery": claim.id, "bushel.attempt": claim.attempt}
+            with traces.span("webhook", claim.traceparent, attributes):
+                attempt = self._send(claim)
             faults.reached("after delivery")
             self._settle(claim, attempt)
             tries += 1
@@ -48,6 +58,8 @@ class Delivery:
             "user-agent": self._agent,
             **signed(claim.secrets, claim.event_id, claim.body, datetime.now(UTC)),
         }
+        if (traceparent := traces.current()) is not None:
+            headers["traceparent"] = traceparent
         began = time.monotonic()
         try:
             answer = self._outbound.post(claim.url, headers, claim.body.encode())
@@ -63,6 +75,8 @@ class Delivery:
     def _settle(self, claim: Claim, attempt: Attempt) -> None:
         with self._sessions.begin() as session:
             state = deliveries.settle(session, claim, attempt)
+        metrics.DELIVERY.observe(attempt.seconds)
+        metrics.DELIVERIES.labels(_OUTCOMES[state]).inc()
         fields = {
             "action": "delivery_tried",
             "delivery": claim.id,

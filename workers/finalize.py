@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import chunks, faults, files, results, steps, webhooks
+from db import chunks, events, faults, files, results, steps, webhooks
 from db.doorbell import DELIVER, Doorbell
 from db.errors import LeaseLost
 from db.ids import renamed
@@ -19,10 +19,11 @@ from db.inputs import Problem
 from db.lines import JSONLines, LineWriter, ResultRow, writer_for
 from db.notices import announce
 from db.session import Sessions
-from db.states import JobStatus, Outcome, leftover
+from db.states import EVENT_OF, JobStatus, Outcome, leftover
 from db.steps import StepLease
 from db.store import FileStore, StoreFull, Writer
 from dialects.writing import writers
+from workers import metrics, observation
 from workers.report import ScoringFailed, Subject, write_report
 from workers.room import DiskNearlyFull
 
@@ -93,11 +94,17 @@ class Finalize:
             if status not in (JobStatus.FINALIZING, JobStatus.CANCELLING):
                 return False
             # Before the step's lease, because the lock order is chunk before job.
-            chunks.drop_ready(session, job_id, status)
+            dropped = chunks.drop_ready(session, job_id, status)
+        observation.count(metrics.NO_MODEL, leftover(status), dropped)
         with self._sessions.begin() as session:
             lease = steps.take(session, job_id, "finalize", self._owner)
         if lease is None:
             return False
+        with observation.at_step("finalize", lease):
+            return self._run(lease)
+
+    def _run(self, lease: StepLease) -> bool:
+        job_id = lease.job_id
         try:
             return self._finalize(lease)
         except LeaseLost as exc:
@@ -128,6 +135,7 @@ class Finalize:
             raise
         faults.reached("after finalize")
         self._wanted.pop(lease.job_id, None)
+        metrics.JOBS.labels(final.value).inc()
         if is_awaited:
             self._doorbell.ring(DELIVER)
         logger.info("job %s is %s", lease.job_id, final, extra={"action": f"job_{final}", "job_id": lease.job_id})
@@ -261,7 +269,7 @@ class Finalize:
         scores = None if written.scores is None else msgspec.json.encode(written.scores).decode()
         problem = None if written.problem is None else msgspec.json.encode(written.problem.as_json()).decode()
         final = _final_status(ending)
-        session.execute(
+        counts = session.execute(
             text(f"""
                 UPDATE jobs SET status = :final, version = version + 1, {final}_at = now(),
                     output_file_id = :output, error_file_id = :errors, report_file_id = :report,
@@ -269,7 +277,7 @@ class Finalize:
                     errors = CASE WHEN CAST(:problem AS jsonb) IS NULL THEN errors ELSE jsonb_build_object(
                         'total', coalesce(CAST(errors ->> 'total' AS integer), 0) + 1,
                         'data', coalesce(errors -> 'data', '[]') || CAST(:problem AS jsonb)) END
-                WHERE id = :job AND status = :seen
+                WHERE id = :job AND status = :seen RETURNING succeeded, failed, cancelled, expired
             """),
             {
                 "job": job_id,
@@ -279,7 +287,8 @@ class Finalize:
                 "problem": problem,
                 **ids,
             },
-        )
+        ).one()
+        events.note(session, job_id, EVENT_OF[final], **counts._asdict())
         announce(session, job_id)
         return final
 

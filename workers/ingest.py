@@ -24,6 +24,7 @@ from db.store import FileStore
 from dialects.reading import reader
 from models.params import copies
 from models.registry import Registry, UnknownModel
+from workers import metrics, observation, preview
 from workers.arrangement import arrange
 from workers.drafts import Drafter
 from workers.effective import MODEL_NOT_FOUND, Setups
@@ -128,6 +129,11 @@ class Ingest:
             lease = steps.take(session, job_id, "ingest", self._owner)
         if lease is None:
             return False
+        with observation.at_step("ingest", lease):
+            return self._run(lease)
+
+    def _run(self, lease: StepLease) -> bool:
+        job_id = lease.job_id
         try:
             models = self._ingest(lease)
         except LeaseLost as exc:
@@ -166,6 +172,7 @@ class Ingest:
         with self._sessions.begin() as session:
             errors = {"total": 1, "data": [problem.as_json()]}
             is_awaited = intake.conclude(session, lease, intake.Verdict(JobStatus.FAILED, errors))
+        metrics.JOBS.labels(JobStatus.FAILED.value).inc()
         if is_awaited:
             self._doorbell.ring(DELIVER)
 
@@ -193,7 +200,8 @@ class Ingest:
         return self._conclude(lease, source, run, columns)
 
     def _read(self, source: _Source, run: "_Run") -> list[str] | None:
-        """Write all of the input, or note in `run` why it cannot be read; the header of a CSV file."""
+        """Write all of the input, or note in `run` why it cannot be read; the header of a CSV file, once seen."""
+        reading = None
         try:
             with self._store.open(source.store_key) as file:
                 check = reader(source.dialect, source.endpoint, source.task)
@@ -210,7 +218,6 @@ class Ingest:
                         raise DiskNearlyFull("the disk is nearly full; the input is read again once there is room")
                     if self._should_stop():
                         raise ProcessStopping
-                return reading.columns
         except Unreadable as exc:
             run.end(exc.problem)
         except QuotaExceeded as exc:
@@ -220,7 +227,7 @@ class Ingest:
         except ParentDeleted:
             message = "the job whose unfinished items were to run was deleted"
             run.end(Problem("parent_deleted", message, "submit what is to run as a job of its own"))
-        return None
+        return reading.columns if reading else None
 
     def _conclude(self, lease: StepLease, source: _Source, run: "_Run", columns: list[str] | None) -> list[str]:
         errors = run.problems.as_json()
@@ -231,11 +238,17 @@ class Ingest:
             status = JobStatus.FAILED
         else:
             status = JobStatus.IN_PROGRESS if run.queued and not source.dry_run else JobStatus.FINALIZING
-        estimate = run.estimate() if source.dry_run and not refused else None
-        verdict = intake.Verdict(status, errors, estimate, columns, run.model)
+        estimate = run.estimate(columns) if source.dry_run else None
+        header = None if run.is_unreadable else columns
+        verdict = intake.Verdict(status, errors, estimate, header, run.model)
         with self._sessions.begin() as session:
             is_awaited = intake.conclude(session, lease, verdict)
             models = open_models(session, lease.job_id) if verdict.status is JobStatus.IN_PROGRESS else []
+        if refused:
+            metrics.JOBS.labels(status.value).inc()
+        elif not source.dry_run:
+            observation.count(metrics.NO_MODEL, Outcome.FAILED, run.invalid)
+            observation.count(metrics.NO_MODEL, Outcome.SUCCEEDED, run.count - run.queued - run.invalid)
         logger.info(
             "job %s is %s: %d items, %d problems",
             lease.job_id,
@@ -361,11 +374,12 @@ class _Run:
         self._sessions, self._lease, self._source, self._setups = sessions, lease, source, setups
         self._limits = limits
         self._drafter = Drafter(setups, source.dialect, source.id_prefix)
-        self.count = self.queued = self.referenced = self._invalid = 0
+        self.count = self.queued = self.referenced = self.invalid = 0
         self._input_tokens = 0
         # What each model has to do, in input tokens; copies count.
         self._cost: dict[str, int] = {}
         self._rates: dict[str, rates.Rate | None] = {}
+        self._first: list[dict[str, Any]] = []
         self.problems = _Problems()
         self.is_unreadable = self._has_ids = False
 
@@ -379,14 +393,29 @@ class _Run:
         self.is_unreadable = True
         self.problems.add_last(problem)
 
-    def estimate(self) -> dict[str, Any]:
-        """What the job would cost. Seconds are of one worker at measured rates, None where one was never measured."""
+    def estimate(self, columns: list[str] | None) -> dict[str, Any]:
+        """What the job would cost, and how its input was understood, as far as it could be read.
+
+        Seconds and output tokens are of measured rates, None where one was never measured.
+        """
         return {
-            "items": self.count - self._invalid,
-            "invalid_items": self._invalid,
+            "items": self.count - self.invalid,
+            "invalid_items": self.invalid,
             "input_tokens": self._input_tokens,
+            "output_tokens": self._output_tokens(),
             "seconds": self._seconds(),
+            "columns": preview.columns(columns),
+            "first_items": self._first,
         }
+
+    def _output_tokens(self) -> int | None:
+        tokens = 0.0
+        for model, cost in self._cost.items():
+            rate = self._rates[model]
+            if rate is None:
+                return None
+            tokens += cost * rate.output_per_input
+        return round(tokens)
 
     def _seconds(self) -> float | None:
         seconds = 0.0
@@ -416,16 +445,18 @@ class _Run:
             if not self._source.dry_run:
                 # Last, because others of the tenant wait from here to the commit.
                 quotas.ensure_queue_within(session, self._source.tenant_id, self._limits)
+        if self._source.dry_run:
+            self._first += preview.items(drafts, preview.MOST_ITEMS - len(self._first))
         self.problems.add(problems)
-        self._invalid += sum(result.outcome is Outcome.FAILED for result in settled)
+        self.invalid += sum(result.outcome is Outcome.FAILED for result in settled)
         self.count += len(drafts)
         self.queued += queued
         self.referenced += referenced
         for chunk in chunks:
             self._cost[chunk.model] = self._cost.get(chunk.model, 0) + chunk.tokens
             self._input_tokens += chunk.tokens // copies(chunk.params)
-        if self._invalid > MAX_INVALID and self._invalid > self.count / 2:
-            raise Unreadable(_mostly_invalid(self._invalid, self.count))
+        if self.invalid > MAX_INVALID and self.invalid > self.count / 2:
+            raise Unreadable(_mostly_invalid(self.invalid, self.count))
 
     def _budget(self, session: Session, model: str) -> int:
         if model not in self._rates:

@@ -25,10 +25,12 @@ class Outputs:
 
     generations: dict[int, Generation] = field(default_factory=dict)
     faults: dict[int, Fault] = field(default_factory=dict)
+    # How often the device batch was halved on the way.
+    halvings: int = 0
 
 
 class WrongOutputs(Exception):
-    """The engine broke its promise: an index twice, or one that was never asked for."""
+    """The engine broke its promise: an index twice, one that was never asked for, or too few or too many of them."""
 
 
 def generate(
@@ -63,6 +65,7 @@ def generate(
         except OutOfMemory as exc:
             left = [place for place in places if place not in outputs.generations]
             if engine.shrink():
+                outputs.halvings += 1
                 logger.warning(
                     "out of memory, going on with smaller batches: %s", exc, extra={"action": "batch_halved"}
                 )

@@ -21,8 +21,9 @@ WATCH_SECONDS = 0.5
 class Keeper:
     """Holds chunks from their claim until they are recorded.
 
-    A chunk may take `deadline_seconds` on the device; waiting for the device does not count. After
-    that `on_hang` is called, which is to end the process: a hanging engine answers to nothing else.
+    A chunk may take `deadline_seconds` on the device, and as many to be decoded; waiting, for the device before or for
+    the database afterwards, does not count. After that `on_hang` is called, which is to end the process: a hanging
+    engine answers to nothing else.
     """
 
     def __init__(self, sessions: Sessions, deadline_seconds: float, on_hang: Callable[[], None]) -> None:
@@ -50,8 +51,13 @@ class Keeper:
         with self._lock:
             return any(work.claim.crashes for work in self._held.values())
 
+    def count(self) -> int:
+        """Chunks that are held."""
+        with self._lock:
+            return len(self._held)
+
     def wait_until_idle(self) -> None:
-        """Until no chunk is held; each leaves in bounded time, or its deadline ends the process."""
+        """Until no chunk is held; each leaves once the database answers, or its deadline ends the process."""
         with self._lock:
             self._lock.wait_for(lambda: not self._held)
 
@@ -91,9 +97,14 @@ class Keeper:
             leases.renew(session, beats, self._deadline)
 
     def _watch_deadlines(self, mine: dict[tuple[int, int], Work]) -> None:
-        """By this process's clock, for when the database is away, or took the chunk back before we looked."""
+        """By this process's clock, for when the database is away, or took the chunk back before we looked.
+
+        What the engine is done with may wait for the database as long as that is away: nothing hangs here, and its
+        lease runs out by itself.
+        """
         for work in mine.values():
-            if work.begun_at is not None and time.monotonic() - work.begun_at > self._deadline:
+            since = work.busy_since
+            if since is not None and time.monotonic() - since > self._deadline:
                 logger.critical("chunk %s hangs", work.claim.chunk_id, extra=log_fields(work, "chunk_hangs"))
                 self._on_hang()
 
@@ -106,6 +117,8 @@ class Keeper:
                 # Recorded a moment ago, or taken away; the fence tells which when it is written.
                 with self._lock:
                     work.lost = lease in self._held
+                if work.lost:
+                    logger.warning("the lease on chunk %s is lost", lease[0], extra=log_fields(work, "lease_lost"))
                 work.stop.set()
             elif status is not JobStatus.IN_PROGRESS:
                 work.stop.set()

@@ -5,6 +5,8 @@ import random
 import threading
 from collections.abc import Callable
 
+from workers import metrics
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,8 +39,10 @@ class Loop:
                 return
             try:
                 self._action()
+                metrics.LOOP_SUCCESS.labels(self._name).set_to_current_time()
             except Exception:
                 # An edge of the process: the database may be away, and this must go on when it is back.
+                metrics.LOOP_FAILURES.labels(self._name).inc()
                 logger.exception("%s failed", self._name, extra={"action": f"{self._name}_failed"})
             # Jitter keeps the loops of many processes from meeting at the database.
             self._woken.wait(self._seconds * random.uniform(0.8, 1.2))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from importlib.metadata import version
 
+from prometheus_client import REGISTRY
+
 from db import leases, steps, workers
 from db.disk import Disks
 from db.doorbell import IO_QUEUE, Doorbell, model_queue
@@ -19,6 +21,9 @@ from db.store import open_store
 from models.catalog import Catalog
 from models.registry import Registry
 from models.spec import ModelSpec
+from telemetry.serving import MetricsServer, registry_of
+from workers import figures
+from workers.activity import activity
 from workers.config import WorkerSettings
 from workers.delivery import SENDERS, Delivery
 from workers.engines.base import Engine
@@ -86,6 +91,24 @@ class WorkerProcess:
         self.runner: Runner | None = None
         if self._serves:
             self._shelf, self.runner = self._pipeline(registry)
+        self._metrics = self._metrics_server(is_io=IO_QUEUE in queues)
+
+    def _metrics_server(self, is_io: bool) -> MetricsServer | None:
+        """None if it is not wanted, or its port cannot be had: work goes before being watched at it."""
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        if port is None:
+            return None
+        own = registry_of(figures.ProcessFigures(self._settings.device or "auto", version("bushel")))
+        if self.runner and self._shelf:
+            own.register(figures.DeviceFigures(self.runner, self._shelf))
+        if is_io:
+            own.register(figures.DeliveryFigures(self._sessions))
+        try:
+            return MetricsServer(host, port, [REGISTRY, own])
+        except OSError as exc:
+            where = f"{host}:{port}"
+            logger.error("no metrics, %s cannot be had: %s", where, exc, extra={"action": "metrics_unavailable"})
+            return None
 
     def _pipeline(self, registry: Registry) -> tuple[Shelf, Runner]:
         shelf = Shelf(registry, _opener(self._settings), self._settings.max_loaded_models)
@@ -130,6 +153,8 @@ class WorkerProcess:
             loop.start()
         if self.runner:
             self.runner.start()
+        if self._metrics:
+            self._metrics.start()
         logger.info("worker %s serves %s", self.id, self._serves or "io", extra={"action": "worker_started"})
 
     def begin_stop(self) -> None:
@@ -146,6 +171,8 @@ class WorkerProcess:
         for loop in self._loops:
             loop.stop()
         self._stop_senders()
+        if self._metrics:
+            self._metrics.close()
         with self._sessions.begin() as session:
             workers.leave(session, self.id)
         self._engine.dispose()
@@ -161,6 +188,7 @@ class WorkerProcess:
             self._serves,
             self._shelf.loaded() if self._shelf else [],
             self._shelf.unavailable() if self._shelf else {},
+            activity(self.runner, self._shelf.loads() if self._shelf else {}),
         )
         with self._sessions.begin() as session:
             workers.beat(session, presence)

@@ -12,29 +12,33 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Protocol
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from db import chunks, faults, leases, rates
+from db import chunks, faults, leases, rates, usage
 from db.doorbell import FINALIZE, WORK, Doorbell
 from db.errors import LeaseLost
 from db.recipes import recipe_id
 from db.recording import NewResult, Recorded, record
 from db.session import Sessions
-from workers import isolation
+from workers import isolation, metrics, observation
+from workers.activity import DeviceClock, Running
+from workers.energy import GPUMeter, Meter, between
 from workers.engines.base import Engine, EngineBroken, ModelUnavailable
 from workers.engines.load import decoding_params
 from workers.keeper import Keeper
 from workers.planning import CHUNK_PATIENCE_SECONDS
-from workers.work import Work, all_failed, encode, log_fields, results_of
+from workers.work import Work, all_failed, encode, log_fields, refuse_all, results_of
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 EXIT_BROKEN = 70
+# Of the newest chunk in the average speed: about the last five count.
+SPEED_WEIGHT = 0.2
 # An item that is still at it by this part of its chunk's deadline is given up before the watchdog ends the process.
 DEADLINE_SHARE = 0.8
 
@@ -62,10 +66,12 @@ class Runner:
         poll_seconds: float,
         end_process: Callable[[int], None] = os._exit,
         has_room: Callable[[], bool] = lambda: True,
+        meter: Meter | None = None,
     ) -> None:
         self._sessions, self._shelf, self._doorbell, self._owner = sessions, shelf, doorbell, owner
         self._models, self._deadline, self._poll = models, chunk_deadline_seconds, poll_seconds
         self._end_process, self._has_room = end_process, has_room
+        self._meter = meter or GPUMeter()
         self._bell = threading.Event()
         self._stopping = threading.Event()
         # Taken before a chunk is claimed, free again when the device begins it: a second one at hand would not keep the
@@ -76,6 +82,10 @@ class Runner:
         self._urgent = threading.Event()
         self._to_record: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self._pace: dict[str, float] = {}
+        # Tokens a second of the latest chunks, for whoever asks how the models do.
+        self._speeds: dict[str, float] = {}
+        self.device = DeviceClock()
+        self._running: Running | None = None
         self._keeper = Keeper(sessions, chunk_deadline_seconds, partial(end_process, EXIT_BROKEN))
         self._threads = [
             threading.Thread(target=self._surely, args=(stage,), name=name, daemon=True)
@@ -99,6 +109,18 @@ class Runner:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    @property
+    def running(self) -> Running | None:
+        """The chunk on the device, if there is one."""
+        return self._running
+
+    def leases_held(self) -> int:
+        return self._keeper.count()
+
+    def speeds(self) -> dict[str, float]:
+        """Tokens a second, in and out, of each model's latest chunks."""
+        return dict(self._speeds)
 
     def wake(self) -> None:
         """There may be work: look now instead of at the next poll."""
@@ -194,19 +216,37 @@ class Runner:
                 return None
             session.commit()
         faults.reached("after claim")
-        work = Work(claim, engine, decoding_params(claim.params))
+        work = Work(claim, engine)
         self._keeper.hold(work)
-        # The next worker hears of what is left, and rings on in its turn.
-        self._doorbell.ring(WORK, claim.model)
         try:
-            with self._sessions() as session:
+            observation.claimed(work)
+            # The next worker hears of what is left, and rings on in its turn.
+            self._doorbell.ring(WORK, claim.model)
+            with observation.at_chunk(work):
+                return self._prepared(work)
+        except Exception:
+            # Held on, it would be renewed for ever, and no deadline runs for what never begins.
+            self._hand_back(work)
+            raise
+
+    def _prepared(self, work: Work) -> Work:
+        """With its items, encoded. What can never be prepared fails: given back, it would come again, and for ever."""
+        claim = work.claim
+        try:
+            with work.stage("read"), self._sessions() as session:
                 work.items = chunks.items_of(session, claim.chunk_id)
         except SQLAlchemyError as exc:
             logger.warning("chunk %s not read: %s", claim.chunk_id, exc, extra=log_fields(work, "chunk_unreadable"))
             # Goes its way without items: the last stage gives it back as soon as the database is there again.
             work.stop.set()
             return work
-        encode(work)
+        try:
+            with work.stage("tokenize"):
+                work.params = decoding_params(claim.params)
+                encode(work)
+        except Exception:
+            logger.exception("chunk %s cannot be prepared", claim.chunk_id, extra=log_fields(work, "unpreparable"))
+            refuse_all(work)
         return work
 
     def _hand_back(self, work: Work) -> None:
@@ -226,25 +266,38 @@ class Runner:
         while (work := self._to_device.get()) is not None:
             self._urgent.clear()
             self._room.release()
-            work.begin()
-            try:
-                work.outputs = isolation.generate(
-                    work.engine,
-                    work.encoded,
-                    work.params,
-                    partial(self._must_stop, work),
-                    work.advance,
-                    work.slices(self._pace.get(work.claim.model)),
-                    partial(self._is_enough, work),
-                )
-            except EngineBroken as exc:
-                logger.critical("the engine is broken: %s", exc, extra=log_fields(work, "engine_broken"))
-                self._end_process(EXIT_BROKEN)
-            work.end()
+            with observation.at_chunk(work):
+                self._run(work)
             faults.reached("after run")
             self._note_pace(work)
             self._to_record.put(work)
         self._to_record.put(None)
+
+    def _run(self, work: Work) -> None:
+        model, before = work.claim.model, replace(work.engine.tally)
+        self._running = Running(work.claim.chunk_id, model, time.time(), work.claim.items)
+        self.device.begin()
+        joules = self._meter.joules(work.engine.recipe.device)
+        work.begin()
+        try:
+            work.outputs = isolation.generate(
+                work.engine,
+                work.encoded,
+                work.params,
+                partial(self._must_stop, work),
+                work.advance,
+                work.slices(self._pace.get(model)),
+                partial(self._is_enough, work),
+            )
+        except EngineBroken as exc:
+            logger.critical("the engine is broken: %s", exc, extra=log_fields(work, "engine_broken"))
+            self._end_process(EXIT_BROKEN)
+        work.end()
+        work.joules = between(joules, self._meter.joules(work.engine.recipe.device))
+        self.device.end()
+        self._running = None
+        metrics.count_batches(model, work.engine.tally.since(before))
+        metrics.HALVINGS.labels(model).inc(work.outputs.halvings)
 
     def _must_stop(self, work: Work) -> bool:
         return work.stop.is_set() or work.note_time(DEADLINE_SHARE * self._deadline)
@@ -257,33 +310,46 @@ class Runner:
         return self._urgent.is_set() and work.progress > 0
 
     def _note_pace(self, work: Work) -> None:
-        """Seconds per input token of the latest chunk. Only this thread touches it."""
+        """Seconds per input token of the latest chunk, and its speed. Only this thread writes them."""
         if (tokens := work.consumed) and not work.claim.interactive:
             self._pace[work.claim.model] = max(work.seconds, 1e-6) / tokens
+            speed = (tokens + work.produced) / max(work.seconds, 1e-6)
+            before = self._speeds.get(work.claim.model, speed)
+            self._speeds[work.claim.model] = before + SPEED_WEIGHT * (speed - before)
 
     # --- third stage -------------------------------------------------------------------------
 
     def _write(self) -> None:
         while (work := self._to_record.get()) is not None:
-            try:
-                results = results_of(work)
-            except Exception:
-                logger.exception(
-                    "chunk %s cannot be decoded", work.claim.chunk_id, extra=log_fields(work, "undecodable")
-                )
-                results = all_failed(work)
-            faults.reached("before record")
-            recorded = self._record(work, results)
-            self._keeper.let_go(work)
-            self._shelf.put_back(work.claim.model)
-            if recorded is None:
-                self._acquit(work)
-                continue
-            faults.reached("between commit and ring")
-            if recorded.finalize:
-                self._doorbell.ring(FINALIZE, recorded.job_id)
-            if recorded.handed_back:
-                self._doorbell.ring(WORK, work.claim.model)
+            with observation.at_chunk(work):
+                self._settle(work)
+
+    def _settle(self, work: Work) -> None:
+        """Decode, record, let go, and ring for what is next."""
+        with work.stage("detokenize"), work.busy():
+            results = self._results(work)
+        faults.reached("before record")
+        with work.stage("write"):
+            recorded, results = self._record(work, results)
+        self._keeper.let_go(work)
+        self._shelf.put_back(work.claim.model)
+        observation.recorded(work, results, recorded)
+        if recorded is None:
+            self._acquit(work)
+            self._charge(work)
+            return
+        faults.reached("between commit and ring")
+        if recorded.finalize:
+            self._doorbell.ring(FINALIZE, recorded.job_id)
+        if recorded.handed_back:
+            self._doorbell.ring(WORK, work.claim.model)
+
+    def _results(self, work: Work) -> list[NewResult]:
+        try:
+            return results_of(work)
+        except Exception:
+            logger.exception("chunk %s cannot be decoded", work.claim.chunk_id, extra=log_fields(work, "undecodable"))
+            return all_failed(work)
 
     def _acquit(self, work: Work) -> None:
         """The chunk did not kill this process, which lives to say so; unless it outlived its deadline."""
@@ -298,8 +364,18 @@ class Runner:
         if is_charged:
             logger.info("chunk %s is acquitted", work.claim.chunk_id, extra=log_fields(work, "chunk_acquitted"))
 
-    def _record(self, work: Work, results: list[NewResult]) -> Recorded | None:
-        """Write until it is written or the lease is gone; the database may be away for a while.
+    def _charge(self, work: Work) -> None:
+        """Let the job pay for what was thrown away. Where it may have been recorded, not: better never than twice."""
+        if work.is_doubtful:
+            return
+        try:
+            with self._sessions.begin() as session:
+                usage.waste(session, work.claim.job_id, work.claim.model, work.spent)
+        except SQLAlchemyError as exc:
+            logger.warning("what a chunk took is not counted: %s", exc, extra=log_fields(work, "charge_failed"))
+
+    def _record(self, work: Work, results: list[NewResult]) -> tuple[Recorded | None, list[NewResult]]:
+        """Write until it is written or (None) the lease is gone; the database may be away for a while. With what of it.
 
         When a commit's acknowledgement is lost, the next try finds the chunk done: LeaseLost, rightly.
         A stopping process tries no longer than its lease can last.
@@ -310,9 +386,10 @@ class Runner:
             try:
                 with self._sessions.begin() as session:
                     recipe = recipe_id(session, asdict(work.engine.recipe) | {"params": work.claim.params})
-                    recorded = record(session, *work.lease, results, recipe)
+                    recorded = record(session, *work.lease, results, recipe, work.spent)
                     if not work.claim.interactive:
-                        rates.observe(session, work.claim.model, work.consumed, work.produced, work.seconds)
+                        tokens = work.claim.tokens if len(results) == work.claim.items else 0
+                        rates.observe(session, work.claim.model, work.consumed, work.produced, work.seconds, tokens)
                 logger.info(
                     "chunk %s: %d results in %.2f s",
                     work.claim.chunk_id,
@@ -320,17 +397,18 @@ class Runner:
                     work.seconds,
                     extra=log_fields(work, "chunk_recorded"),
                 )
-                return recorded
+                return recorded, results
             except LeaseLost as exc:
                 logger.warning("%s", exc, extra=log_fields(work, "lease_lost"))
-                return None
+                return None, results
             except (DataError, IntegrityError):
                 # The database refuses these rows, and always will.
                 logger.exception("results are refused", extra=log_fields(work, "results_refused"))
                 if is_refused:
-                    return None
+                    return None, results
                 results, is_refused = all_failed(work), True
             except SQLAlchemyError as exc:
+                work.is_doubtful = True
                 logger.warning("cannot record, trying again: %s", exc, extra=log_fields(work, "record_failed"))
                 self._keeper.pause(RETRY_SECONDS)
-        return None
+        return None, results

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from models.registry import Registry
 from models.spec import ModelSpec
+from workers import metrics
+from workers.activity import Loaded
 from workers.engines.base import Engine, ModelUnavailable
 
 logger = logging.getLogger(__name__)
@@ -39,9 +41,10 @@ class Shelf:
     ) -> None:
         self._registry, self._open, self._capacity, self._clock = registry, open_engine, capacity, clock
         self._engines: OrderedDict[str, Engine] = OrderedDict()
+        self._loads: dict[str, Loaded] = {}
         self._in_use: dict[str, int] = {}
         self._failures: dict[str, _Failure] = {}
-        # Guards the three above, never for long; notified when an engine is put back.
+        # Guards the four above, never for long; notified when an engine is put back.
         self._lock = threading.Condition()
         # Held while a model loads, which may take minutes: whoever only looks at the shelf does not wait for that.
         self._loading = threading.Lock()
@@ -49,6 +52,11 @@ class Shelf:
     def loaded(self) -> list[str]:
         with self._lock:
             return list(self._engines)
+
+    def loads(self) -> dict[str, Loaded]:
+        """Of the loaded ones, what loading took and when it was over."""
+        with self._lock:
+            return {name: self._loads[name] for name in self._engines if name in self._loads}
 
     def unavailable(self) -> dict[str, str]:
         with self._lock:
@@ -106,6 +114,7 @@ class Shelf:
         except Exception as exc:
             message = str(exc) if isinstance(exc, ModelUnavailable) else f"{type(exc).__name__}: {exc}"
             self._note_failure(name, message)
+            metrics.LOADS.labels(name, "failed").inc()
             logger.error(
                 "model %s cannot be loaded: %s",
                 name,
@@ -114,9 +123,12 @@ class Shelf:
                 extra={"action": "model_failed", "model": name},
             )
             raise ModelUnavailable(message) from exc
+        seconds = self._clock() - began
         with self._lock:
             self._failures.pop(name, None)
-        seconds = self._clock() - began
+            self._loads[name] = Loaded(seconds, time.time())
+        metrics.LOADS.labels(name, "loaded").inc()
+        metrics.LOAD_SECONDS.labels(name).set(seconds)
         logger.info("model %s loaded in %.1f s", name, seconds, extra={"action": "model_loaded", "model": name})
         return engine
 

@@ -7,7 +7,8 @@ several copies; it is answered as a whole, once all of them are.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 from db.chunks import Claim, ClaimedItem
 from db.recording import NewResult
 from db.states import Outcome
+from db.usage import Spent
 from models.params import copies
+from telemetry.traces import Moment, now
 from workers import planning
 from workers.engines.base import BadParam, Encoded, Engine, Generation, Message, Params, Prompt
-from workers.isolation import Fault, Outputs
+from workers.isolation import Fault, Outputs, WrongOutputs
 from workers.outputs import output_of
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ class Work:
 
     claim: Claim
     engine: Engine
-    params: Params
+    params: Params = field(default_factory=Params)
     items: list[ClaimedItem] = field(default_factory=list)
     # What to compute, prompt after prompt, and which positions in it belong to the item at which place in `items`;
     # twins and refused ones have none.
@@ -41,9 +44,17 @@ class Work:
     spans: dict[int, range] = field(default_factory=dict)
     refused: dict[int, Fault] = field(default_factory=dict)
     outputs: Outputs = field(default_factory=Outputs)
+    # By the wall's clock, as are the moments: what it went through, in order.
+    claimed_at: float = field(default_factory=now)
+    moments: list[Moment] = field(default_factory=list)
     # On the monotonic clock; None while it waits for the device.
     begun_at: float | None = None
+    # While the engine is at it, on the same clock; None while it waits for its turn, or for the database.
+    busy_since: float | None = None
     seconds: float = 0.0
+    joules: float | None = None
+    # Recording it went wrong in a way that may be no more than an acknowledgement that was lost.
+    is_doubtful: bool = False
     # Its time is nearly over, and it has items of several prompts, which are generated as one.
     is_late: bool = False
     progress: int = 0
@@ -54,6 +65,10 @@ class Work:
     @property
     def lease(self) -> tuple[int, int]:
         return self.claim.chunk_id, self.claim.attempt
+
+    @property
+    def spent(self) -> Spent:
+        return Spent(self.seconds, self.joules)
 
     @property
     def consumed(self) -> int:
@@ -87,11 +102,35 @@ class Work:
         self.progress += 1
 
     def begin(self) -> None:
-        self.begun_at = time.monotonic()
+        self.begun_at = self.busy_since = time.monotonic()
+        if self.moments:
+            last = self.moments[-1]
+            ready = last.began + last.seconds
+            self.moments.append(Moment("device_wait", ready, max(0.0, now() - ready)))
 
     def end(self) -> None:
         assert self.begun_at is not None
         self.seconds = time.monotonic() - self.begun_at
+        self.busy_since = None
+        self.moments.append(Moment("device", now() - self.seconds, self.seconds))
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """The engine is at it again while the block lasts, and may hang again."""
+        self.busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.busy_since = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note what the part inside takes, whatever comes of it."""
+        began, clock = now(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.moments.append(Moment(name, began, time.perf_counter() - clock))
 
 
 def _prompts(body: dict[str, Any]) -> list[Prompt]:
@@ -125,7 +164,7 @@ def encode(work: Work) -> None:
 def _encoded(work: Work, prompts: list[Prompt]) -> Sequence[Encoded | Fault]:
     """All prompts at once; should that fail, one by one, so that a bad one fails alone."""
     try:
-        return work.engine.encode(prompts, work.params)
+        return _all_encoded(work, prompts)
     except BadParam as exc:
         return [_bad_param(exc)] * len(prompts)
     except Exception as exc:
@@ -133,9 +172,16 @@ def _encoded(work: Work, prompts: list[Prompt]) -> Sequence[Encoded | Fault]:
     return [_encoded_alone(work, prompt) for prompt in prompts]
 
 
+def _all_encoded(work: Work, prompts: list[Prompt]) -> list[Encoded]:
+    encoded = work.engine.encode(prompts, work.params)
+    if len(encoded) != len(prompts):
+        raise WrongOutputs(f"the engine encoded {len(prompts)} prompts as {len(encoded)}")
+    return encoded
+
+
 def _encoded_alone(work: Work, prompt: Prompt) -> Encoded | Fault:
     try:
-        [encoded] = work.engine.encode([prompt], work.params)
+        [encoded] = _all_encoded(work, [prompt])
     except BadParam as exc:
         return _bad_param(exc)
     except ValueError as exc:
@@ -250,15 +296,22 @@ def _texts_of(work: Work) -> dict[int, list[str] | Fault]:
 def _texts(work: Work, generations: list[Generation]) -> Sequence[str | Fault]:
     """All outputs at once; should that fail, one by one, so that a bad one fails alone."""
     try:
-        return work.engine.decode(generations, work.params)
+        return _all_texts(work, generations)
     except Exception as exc:
         logger.warning("decoding one by one: %s", type(exc).__name__, extra=log_fields(work, "decode_failed"))
     return [_text_alone(work, generation) for generation in generations]
 
 
+def _all_texts(work: Work, generations: list[Generation]) -> list[str]:
+    texts = work.engine.decode(generations, work.params)
+    if len(texts) != len(generations):
+        raise WrongOutputs(f"the engine decoded {len(generations)} outputs as {len(texts)}")
+    return texts
+
+
 def _text_alone(work: Work, generation: Generation) -> str | Fault:
     try:
-        [text] = work.engine.decode([generation], work.params)
+        [text] = _all_texts(work, [generation])
     except Exception as exc:
         logger.warning("an output cannot be decoded", exc_info=exc, extra=log_fields(work, "decode_failed"))
         return Fault("engine_error", f"the output could not be decoded: {type(exc).__name__}")
@@ -289,6 +342,13 @@ def all_failed(work: Work) -> list[NewResult]:
     """What is left when the outputs of a chunk cannot be read, or not be stored."""
     fault = Fault("engine_error", "the outputs of this item's chunk are unusable; the worker's log says why")
     return [_failed(item.idx, fault) for item in work.items]
+
+
+def refuse_all(work: Work) -> None:
+    """Leave nothing to compute, and every item with a fault: what is left when a chunk cannot be prepared."""
+    fault = Fault("engine_error", "the inputs of this item's chunk cannot be prepared; the worker's log says why")
+    work.encoded, work.spans = [], {}
+    work.refused = {place: fault for place, item in enumerate(work.items) if item.same_as is None}
 
 
 def log_fields(work: Work, action: str) -> dict[str, Any]:

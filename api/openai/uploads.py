@@ -189,14 +189,27 @@ def complete(path: UploadPath, body: CompleteRequest) -> Response:
     """Make the file
 
     Of the parts in the order of `part_ids`, which together must have exactly the announced bytes. Completing a
-    completed upload again returns the same file.
+    completed upload again returns the same file; while that is being made, it is a 409 that is worth another try.
     """
     with services().sessions.begin() as session:
-        # Locked from the first look, or it might be completed between that and the next one.
-        upload = uploads.get(session, tenant_id(), path.upload_id, lock=True)
+        upload = uploads.get(session, tenant_id(), path.upload_id)
         if upload.status == UploadStatus.COMPLETED:
             return _shown(session, upload)
-        uploads.pending(session, tenant_id(), path.upload_id)
+    # The bytes pass through this process once more, and a thread is held for as long.
+    services().transfers.begin()
+    with services().sessions.begin() as alone:
+        uploads.begin_completing(alone, upload.id)
+        return _completed(upload.id, body)
+
+
+def _completed(upload_id: str, body: CompleteRequest) -> Response:
+    """Make the file and show the upload; or show, or say, what somebody else made of it in the meantime."""
+    with services().sessions.begin() as session:
+        # Locked from the first look, or it might be completed between that and the next one.
+        upload = uploads.get(session, tenant_id(), upload_id, lock=True)
+        if upload.status == UploadStatus.COMPLETED:
+            return _shown(session, upload)
+        uploads.pending(session, tenant_id(), upload_id)
         parts = _parts(session, upload, body.part_ids)
     ensure_room(upload.bytes)
     try:
@@ -204,16 +217,16 @@ def complete(path: UploadPath, body: CompleteRequest) -> Response:
     except FileNotFoundError as exc:
         # Completed, cancelled or expired in this moment, and the parts removed already.
         with services().sessions.begin() as session:
-            upload = uploads.get(session, tenant_id(), path.upload_id)
+            upload = uploads.get(session, tenant_id(), upload.id)
             if upload.status == UploadStatus.COMPLETED:
                 return _shown(session, upload)
         raise Conflict(f"upload {upload.id} has just ended", "upload_not_pending") from exc
     try:
         with services().sessions.begin() as session:
             # Somebody may have completed or cancelled it while its parts were joined.
-            upload = uploads.get(session, tenant_id(), path.upload_id, lock=True)
+            upload = uploads.get(session, tenant_id(), upload.id, lock=True)
             if upload.status != UploadStatus.COMPLETED:
-                upload = uploads.pending(session, tenant_id(), path.upload_id)
+                upload = uploads.pending(session, tenant_id(), upload.id)
                 uploads.complete(session, upload, new)
             response = _shown(session, upload)
     finally:

@@ -87,6 +87,16 @@ def failing_syncs(pids: Collection[int], told: Path) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             tracer.kill()
             tracer.communicate()
+        _let_run(pids)
+
+
+def _let_run(pids: Collection[int]) -> None:
+    """Who was about to be stopped for the tracer when it left stays stopped, and its parent waits for it."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
 
 
 def _are_traced(pids: Collection[int]) -> bool:

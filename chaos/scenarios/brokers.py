@@ -62,9 +62,9 @@ def silent(terms: Terms) -> Row:
             here.client.submit("echo", lines(terms.size(8_000, 1_000), fault))
             here.strike(f"broker {fault}", change)
             slowest += _submits(here, 3)
-            until = time.monotonic() + (seconds if fault == "away" else seconds / 4)
+            over_at = time.monotonic() + (seconds if fault == "away" else seconds / 4)
             here.until_done(300)
-            while time.monotonic() < until:
+            while time.monotonic() < over_at:
                 here.recoveries.look()
                 time.sleep(0.2)
             proxy.weather.delay, proxy.weather.is_deaf, proxy.weather.cut_after = 0.0, False, None

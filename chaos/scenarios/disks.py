@@ -2,9 +2,9 @@
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -50,11 +50,11 @@ def _full(terms: Terms, name: str, part: str, size: str, environment: dict[str, 
         disk.fill()
         here.faults += 1
         # Tried again until there is room, by a client that knows no better.
-        stubborn = Thread(target=here.client.submit, args=("echo", lines(terms.size(60_000, 20_000), "meanwhile")))
-        stubborn.start()
+        pool = undone.enter_context(ThreadPoolExecutor(1))
+        stubborn = pool.submit(here.client.submit, "echo", lines(terms.size(60_000, 20_000), "meanwhile"))
         answers = _try_on(here, terms.size(int(_TROUBLE_SECONDS), 8))
         _heal(here, disk)
-        stubborn.join()
+        stubborn.result()
         here.until_done(600)
         here.client.submit("echo", lines(500, "after"))
         here.until_done(300)

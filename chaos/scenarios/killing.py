@@ -12,6 +12,7 @@ from chaos.schedule import strikes
 
 # Whose deaths throw work away: a worker's, and the supervisor's, which takes all workers along.
 _WASTEFUL = {"kill worker-1": 1, "kill worker-2": 1, "kill up": 2}
+_CLAIMED_AGAIN = "SELECT sum((attempt - 1) * items) FROM chunks WHERE job_id = %s AND attempt > 1 AND state = 'done'"
 STARTER = Path(models.__file__).parent / "tatoeba-en-de-draft"
 
 
@@ -60,6 +61,8 @@ options = {{ intra_threads = 1, inter_threads = 1, batch_tokens = 128 }}
         later = [replace(strike, share=(before + strike.share * total) / (before + total)) for strike in plan]
         here.under_fire(before + total, later, hurts, 900)
         here.judge(promises=[hurt])
+        here.row.redone = here.stack.count(_CLAIMED_AGAIN, hurt.job_id)
+        here.row.notes.append("redone: at most; the items of chunks that were claimed again, for the engine has no log")
         here.row.notes.append("compared byte for byte with the undisturbed run")
         return here.row
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 _KEPT = 3
@@ -29,10 +30,7 @@ class Log:
     def rotate(self) -> None:
         """Begin a new generation; the oldest is dropped."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for number in range(_KEPT, 0, -1):
-            older = self._generation(number - 1)
-            if older.exists():
-                older.replace(self._generation(number))
+        self._shift(0)
         self._seen = 0
 
     def open(self) -> int:
@@ -63,9 +61,17 @@ class Log:
         """
         if self._size() <= _LARGEST:
             return
-        self._generation(1).write_bytes(self.path.read_bytes())
+        self._shift(1)
+        shutil.copy(self.path, self._generation(1))
         os.truncate(self.path, 0)
         self._started = self._seen = 0
+
+    def _shift(self, youngest: int) -> None:
+        """Make each generation from `youngest` on one older; the oldest is dropped."""
+        for number in range(_KEPT, youngest, -1):
+            older = self._generation(number - 1)
+            if older.exists():
+                older.replace(self._generation(number))
 
     def _generation(self, number: int) -> Path:
         return self.path if number == 0 else self.path.with_name(f"{self.path.name}.{number}")

@@ -1,5 +1,6 @@
 """What Bushel's one-machine stack is made of, in the order it starts."""
 
+import json
 import os
 import re
 import signal
@@ -117,6 +118,27 @@ def api(where: Layout) -> Part:
     )
 
 
+def metrics_address(part: Part) -> str:
+    """Where a worker answers `/metrics`, on this machine alone."""
+    return f"127.0.0.1:{part.environment['BUSHEL_METRICS_PORT']}"
+
+
+def write_targets(where: Layout, workers: Sequence[Part]) -> Path:
+    """A file that tells a Prometheus on this machine where the workers are (its `file_sd_configs`)."""
+    path = where.data / "run" / "metrics.json"
+    targets = [{"targets": [metrics_address(part)], "labels": {"part": part.name}} for part in workers]
+    path.write_text(json.dumps(targets, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def log_format(where: Layout) -> str:
+    """What BUSHEL_LOG_FORMAT says; ours is like that of the parts."""
+    from db.config import Settings
+
+    settings = Settings(database_url=where.postgres.url, broker_url=where.valkey.url, data=where.data)
+    return settings.log_format
+
+
 def io_worker(where: Layout) -> Part:
     """Ingest, finalize, reconcile; never loads a model."""
     return _worker(where, "worker-io", ("bushel.io",), 2)
@@ -196,13 +218,25 @@ def _worker(where: Layout, name: str, queues: Sequence[str], concurrency: int) -
             *("--concurrency", str(concurrency), "-Q", ",".join(queues), "-n", f"{name}@%h", "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         ),
-        environment=environment(where) | {"BUSHEL_WORKER_SLOT": name},
+        environment=environment(where)
+        | {
+            "BUSHEL_WORKER_SLOT": name,
+            # The same over its restarts, and its own: one for all from our environment could be had by one only.
+            "BUSHEL_METRICS_PORT": str(_free_port()),
+            "BUSHEL_METRICS_HOST": "127.0.0.1",
+        },
         folder=where.data / "run",
         probe=_beats(where.postgres.url),
         start_seconds=120.0,
         stop=_WORKER_STOP,
         important=_IMPORTANT,
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _beats(database_url: str) -> Probe:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from api.scopes import PUBLIC, SCOPES, needed
+from api.scopes import PAGES, PUBLIC, SCOPES, needed
 from db import keys
 from db.keys import Scope
 from db.session import Sessions
@@ -57,13 +57,15 @@ def with_scopes(*scopes: Scope) -> Damage:
 def test_every_route_is_public_or_names_its_scope_and_every_name_is_a_route(api: LiveAPI) -> None:
     served = {endpoint for _, _, endpoint in routes(api)}
 
-    assert served == PUBLIC | set(SCOPES)
-    assert set(SCOPES) & PUBLIC == set()
+    assert served == PUBLIC | PAGES | set(SCOPES)
+    assert set(SCOPES) & PUBLIC == set(SCOPES) & PAGES == PUBLIC & PAGES == set()
 
 
 def test_looking_needs_read_and_nothing_that_changes_things_does(api: LiveAPI) -> None:
     for method, path, endpoint in routes(api):
-        if endpoint in PUBLIC or path.startswith(("/v1/keys", "/v1/audit-log", "/v1/messages/count_tokens")):
+        if endpoint in PUBLIC | PAGES or path.startswith(
+            ("/v1/keys", "/v1/audit-log", "/v1/messages/count_tokens", "/metrics")
+        ):
             continue
         assert (needed(endpoint) is Scope.READ) is (method == "GET"), (method, path)
 
@@ -93,8 +95,14 @@ def test_no_route_but_the_public_ones_opens_to_a_key_that_is_none(
         for method, path, endpoint in routes(api):
             answer = client.request(method, path)
 
+            if endpoint in PAGES:
+                # To the documentation, or to the door.
+                assert answer.headers["location"].startswith(("/docs", "/sign-in")), (method, path)
+                continue
             if endpoint in PUBLIC:
-                assert answer.status_code not in (401, 403), (method, path)
+                # These forms are refused for where they do not come from, whoever sends them.
+                is_form = (method, path) in (("POST", "/sign-in"), ("POST", "/sign-out"))
+                assert answer.status_code == 403 if is_form else answer.status_code not in (401, 403), (method, path)
                 continue
             assert answer.status_code == 401, (method, path)
             assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -113,7 +121,7 @@ def test_a_key_without_the_scope_is_refused_and_told_which(api: LiveAPI, session
 
     with api.client(key) as client:
         for method, path, endpoint in routes(api):
-            if endpoint in PUBLIC:
+            if endpoint in PUBLIC | PAGES:
                 continue
             answer = client.request(method, path)
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from api.files import attachment
-from api.headers import EVERYWHERE
-from tests.api.test_tenants import PUBLIC
+from api.headers import DASHBOARD, EVERYWHERE
+from tests.api.test_tenants import PAGES, PUBLIC
 from tests.conftest import LiveAPI
 from tests.ledger import Ledger
 
@@ -37,8 +37,10 @@ def every_request(api: LiveAPI) -> list[tuple[str, str, str]]:
 def lacking(answer: httpx.Response, route: str) -> list[str]:
     """Headers that are not as they should be."""
     expected = dict(EVERYWHERE)
-    if route in ("/", "/docs", "/openapi.json"):
+    if route in ("/docs", "/openapi.json"):
         expected["Cache-Control"] = "no-cache"
+    if route in ("/sign-in", "/sign-out") or ("GET", route) in PAGES:
+        expected |= {"Content-Security-Policy": DASHBOARD, "Referrer-Policy": "same-origin"}
     if route == "/docs":
         expected["Content-Security-Policy"] = expected["Content-Security-Policy"].replace(
             "default-src 'none';", "default-src 'none'; style-src 'unsafe-inline';"
@@ -87,7 +89,7 @@ def test_only_what_is_the_same_for_everybody_may_be_kept(api: LiveAPI) -> None:
     with api.client(None) as nobody:
         kept = {path for path in public if nobody.get(path).headers["Cache-Control"] != "no-store"}
 
-    assert kept == {"/", "/docs", "/openapi.json"}
+    assert kept == {"/docs", "/openapi.json"}
 
 
 @pytest.mark.parametrize(

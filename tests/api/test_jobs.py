@@ -59,7 +59,13 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
     assert job["counts"] == dict.fromkeys(
         ("total", "queued", "running", "succeeded", "failed", "cancelled", "expired"), 0
     )
-    assert job["usage"] == {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+    assert job["usage"] == {
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_tokens": 0,
+        "device_seconds": 0,
+        "joules": None,
+    }
     for name in (
         "tier",
         "errors",
@@ -594,7 +600,13 @@ def test_a_running_job_tells_progress_speed_and_usage(client: httpx.Client, ledg
     assert job["items_per_second"] == pytest.approx(0.5, rel=0.1)
     assert job["tokens_per_second"] == pytest.approx(1.5, rel=0.1)
     assert job["eta_seconds"] == pytest.approx(5 * 2 / 10)
-    assert job["usage"] == {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    assert job["usage"] == {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "total_tokens": 15,
+        "device_seconds": 0,
+        "joules": None,
+    }
     assert job["waiting_for"]["code"] == "its_turn"
 
 
@@ -648,6 +660,7 @@ def test_a_dry_run_gives_an_estimate_and_no_results(client: httpx.Client, ledger
     job = client.get(f"/v1/jobs/{job_id}").json()
 
     assert (job["status"], job["dry_run"], job["estimate"]["items"]) == ("completed", True, 2)
+    assert [item["line"] for item in job["estimate"]["first_items"]] == [1, 2]
     assert client.get(f"/v1/jobs/{job_id}/results").content == b""
     assert client.get(f"/v1/jobs/{job_id}/audit").json()["ok"]
 

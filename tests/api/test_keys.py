@@ -73,6 +73,25 @@ def test_no_key_grants_a_scope_that_it_has_not(
     assert opens(api, key)
 
 
+def test_no_key_makes_one_that_outlives_it(api: LiveAPI, client: httpx.Client) -> None:
+    asking = {"scopes": ["admin", "read"], "expires_in_seconds": 3_600}
+    short = client.post("/v1/keys", json=asking).json()
+    lasting = client.post("/v1/keys", json={"scopes": ["read"]}).json()
+
+    with api.client(short["key"]) as clerk:
+        ends = [
+            clerk.post("/v1/keys", json={"scopes": ["read"]} | life).json()["expires_at"]
+            for life in ({}, {"expires_in_seconds": 86_400}, {"expires_in_seconds": 60})
+        ]
+        # A new secret of a key that lasts longer would be a way around it; of its own it is none.
+        refused = clerk.post(f"/v1/keys/{lasting['id']}/rotate")
+        assert clerk.post(f"/v1/keys/{short['id']}/rotate").status_code == 200
+
+    assert ends[:2] == [short["expires_at"]] * 2 and ends[2] < short["expires_at"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "key_outlives_yours")
+    assert opens(api, lasting["key"])
+
+
 def test_after_a_rotation_both_secrets_open_for_the_grace_and_at_0_only_the_new_one(
     api: LiveAPI, client: httpx.Client
 ) -> None:

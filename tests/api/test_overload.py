@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -74,9 +74,20 @@ class Server:
 _IMPATIENT = {
     "BUSHEL_HEADER_SECONDS": "2",
     "BUSHEL_UPLOAD_IDLE_SECONDS": "2",
+    "BUSHEL_BODY_SECONDS": "4",
     "BUSHEL_API_THREADS": "4",
     "BUSHEL_SYNC_REQUESTS": "1",
     "BUSHEL_MAX_TRANSFERS": "2",
+    "BUSHEL_MIN_FREE_BYTES": "0",
+}
+# Nobody is cut off for being slow, so that only what is held and how many there are can be in the way of others.
+_FORGIVING = {
+    "BUSHEL_HEADER_SECONDS": "600",
+    "BUSHEL_UPLOAD_IDLE_SECONDS": "600",
+    "BUSHEL_BODY_SECONDS": "600",
+    "BUSHEL_API_THREADS": "1",
+    "BUSHEL_SYNC_REQUESTS": "1",
+    "BUSHEL_SYNC_WAIT_SECONDS": "20",
     "BUSHEL_MIN_FREE_BYTES": "0",
 }
 
@@ -84,19 +95,34 @@ _IMPATIENT = {
 @pytest.fixture(scope="module")
 def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests here, for it takes seconds to start; they look at what is new."""
-    folder = tmp_path_factory.mktemp("overload")
+    with _started(postgres, tmp_path_factory.mktemp("overload"), _IMPATIENT) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def crowded(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One with a single thread, all the patience there is, and few connections."""
+    with _started(postgres, tmp_path_factory.mktemp("crowded"), _FORGIVING, "--worker-connections", "80") as server:
+        yield server
+
+
+@contextmanager
+def _started(postgres: str, folder: Path, settings: Mapping[str, str], *options: str) -> Iterator[Server]:
     with fresh_database(postgres) as url:
         engine = connect(url, application="tests")
         with sessions_of(engine).begin() as session:
             key = keys.issue_key(session, "default", "tests")
             tenant = keys.tenant(session, "default")
-        with _serving(url, folder, key, Ledger(sessions_of(engine), tenant, folder / "files")) as server:
+        ledger = Ledger(sessions_of(engine), tenant, folder / "files")
+        with _serving(url, folder, key, ledger, settings, *options) as server:
             yield server
         engine.dispose()
 
 
 @contextmanager
-def _serving(database_url: str, folder: Path, key: str, ledger: Ledger) -> Iterator[Server]:
+def _serving(
+    database_url: str, folder: Path, key: str, ledger: Ledger, settings: Mapping[str, str], *options: str
+) -> Iterator[Server]:
     (folder / "registry.toml").write_text(REGISTRY)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -107,12 +133,12 @@ def _serving(database_url: str, folder: Path, key: str, ledger: Ledger) -> Itera
         "BUSHEL_BROKER_URL": NO_BROKER,
         "BUSHEL_DATA": str(folder),
         "BUSHEL_REGISTRY": str(folder / "registry.toml"),
-        **_IMPATIENT,
+        **settings,
     }
     command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "--bind", f"127.0.0.1:{port}"]
     with (folder / "api.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--no-control-socket", "api.app:create_app()"], env=environment, stdout=log, stderr=log
+            [*command, *options, "--no-control-socket", "api.app:create_app()"], env=environment, stdout=log, stderr=log
         )
     headers = {"Authorization": f"Bearer {key}"}
     try:
@@ -141,13 +167,13 @@ def everything(connection: socket.socket) -> bytes:
     return found
 
 
-def trickle(connection: socket.socket, data: bytes, seconds: float) -> float:
-    """Send a byte ten times a second until the server has had enough; how long that took."""
+def trickle(connection: socket.socket, data: bytes, seconds: float, at_once: int = 1) -> float:
+    """Send so many bytes ten times a second until the server has had enough; how long that took."""
     begun = time.monotonic()
-    for place in range(len(data)):
+    for place in range(0, len(data), at_once):
         connection.settimeout(0.1)
         try:
-            connection.sendall(data[place : place + 1])
+            connection.sendall(data[place : place + at_once])
             if connection.recv(1, socket.MSG_PEEK) == b"":
                 break
             break
@@ -190,6 +216,79 @@ def test_bodies_that_trickle_are_cut_off_and_leave_nothing(server: Server, path:
             assert everything(connection).startswith(b"HTTP/1.1 408 ")
 
     assert server.kept() == before
+
+
+def test_a_short_body_that_keeps_the_pace_must_be_whole_in_time_all_the_same(server: Server) -> None:
+    head = server.head("POST", "/v1/jobs", "Content-Type: application/json", "Content-Length: 1000000")
+    with server.connect() as connection:
+        connection.sendall(head)
+        # Several times the pace that is asked for, and still minutes for all of it.
+        trickle(connection, b"x" * 400_000, 60, at_once=400)
+
+        answer = everything(connection)
+
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"took longer than" in answer
+
+
+def test_bodies_on_their_way_keep_nobody_out(crowded: Server) -> None:
+    head = crowded.head("POST", "/v1/jobs", "Content-Type: application/json", "Content-Length: 100000")
+    with ExitStack() as stack:
+        slow = [stack.enter_context(crowded.connect()) for _ in range(100)]
+        for connection in slow:
+            # Who lost its place may be told so before it has sent anything.
+            with suppress(ConnectionError):
+                connection.sendall(head + b"[")
+
+        # More than there are connections, all of them with a whole header, and nobody is cut off for slowness.
+        for _ in range(5):
+            assert httpx.get(f"{crowded.client.base_url}/healthz", timeout=20, trust_env=False).status_code == 200
+
+        # The oldest went first; who came last is still there, and served.
+        assert everything(slow[0]) == b""
+        slow[-1].sendall(b"x" * 99_999)
+        assert slow[-1].recv(12) == b"HTTP/1.1 400"
+
+
+def test_bodies_that_fill_the_memory_before_they_are_whole_make_room_for_others(crowded: Server) -> None:
+    head = crowded.head("POST", "/v1/jobs", "Content-Type: application/json", "Content-Length: 1000000")
+    with ExitStack() as stack:
+        slow = [stack.enter_context(crowded.connect()) for _ in range(70)]
+        for connection in slow:
+            connection.sendall(head + b"x" * 999_999)
+
+        assert crowded.client.get("/v1/jobs").status_code == 200
+
+        # The oldest was told to come again; who came last has lost nothing.
+        refused = everything(slow[0])
+        assert refused.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in refused
+        slow[-1].sendall(b"x")
+        assert slow[-1].recv(12) == b"HTTP/1.1 400"
+
+
+def test_requests_that_wait_for_a_thread_are_held_in_bounded_memory(crowded: Server) -> None:
+    like = ("Content-Type: application/json", "Content-Length: 1000000", "Connection: close")
+    no_json = crowded.head("POST", "/v1/jobs", *like) + b"x" * 1_000_000
+    question = b'{"model": "echo-chat", "messages": [{"role": "user", "content": "hello"}]}'
+    kind = ("Content-Type: application/json", f"Content-Length: {len(question)}")
+    with ExitStack() as stack:
+        # Nobody works for it, so it has the only thread for as long as one waits.
+        asking = stack.enter_context(crowded.connect())
+        asking.sendall(crowded.head("POST", "/v1/chat/completions", *kind) + question)
+        eventually(lambda: crowded.ledger.rows("SELECT 1 FROM jobs WHERE interactive"))
+
+        waiting = [stack.enter_context(crowded.connect()) for _ in range(70)]
+        for connection in waiting:
+            # Who is refused is told so while it still sends.
+            with suppress(ConnectionError):
+                connection.sendall(no_json)
+        answers = [everything(connection) for connection in waiting]
+
+        # There is room for 32 MiB of them, which are read once the thread is free; the others knew at once.
+        read = [answer for answer in answers if answer.startswith(b"HTTP/1.1 400 ")]
+        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+        assert 25 <= len(read) <= 33 and len(read) + len(refused) == len(answers)
+        assert all(b"\r\nRetry-After: " in answer for answer in refused)
+        assert crowded.client.post("/v1/jobs", json=JOB).status_code == 202
 
 
 def test_uploads_that_are_aborted_leave_nothing_behind(server: Server) -> None:
@@ -572,21 +671,40 @@ def test_a_database_that_takes_no_writes_is_a_503_and_reads_go_on(
     name = settings.database_url.rsplit("/", 1)[1].split("?")[0]
     plain = settings.database_url.replace("postgresql+psycopg://", "postgresql://")
     assert client.get("/v1/jobs").status_code == 200
+    # Old enough for the next request to note a new one.
+    ledger.run("UPDATE api_keys SET last_used_at = now() - interval '1 hour'")
 
     with psycopg.connect(plain, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         _reconnect(connection)
         refused = client.post("/v1/jobs", json=JOB)
-        read = client.get("/v1/jobs")
+        read = [client.get(f"/v1/{path}").status_code for path in ("jobs", "files", "quota", "models")]
         connection.execute("SET default_transaction_read_only = off")
         connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         _reconnect(connection)
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_read_only")
     assert int(refused.headers["retry-after"]) >= 10
-    assert read.status_code == 200
+    assert read == [200] * 4
     assert list(ledger.folder.glob("inputs/*")) == []
     assert client.post("/v1/jobs", json=JOB).status_code == 202
+
+
+def test_a_disk_too_full_to_note_when_a_key_was_used_still_lets_files_be_deleted(
+    client: httpx.Client, ledger: Ledger
+) -> None:
+    file_id = _upload(client, 1_000).json()["id"]
+    ledger.run("UPDATE api_keys SET last_used_at = now() - interval '1 hour'")
+    ledger.run(f"CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $f$ {_body(raising('53100'))} $f$")
+    ledger.run("CREATE TRIGGER full_disk BEFORE UPDATE ON api_keys EXECUTE FUNCTION full_disk()")
+
+    assert client.delete(f"/v1/files/{file_id}").status_code == 200
+    assert client.get(f"/v1/files/{file_id}").status_code == 404
+
+
+def _body(block: str) -> str:
+    """A function's body of a DO statement."""
+    return block.removeprefix("DO $$ ").removesuffix(" $$")
 
 
 def _reconnect(connection: psycopg.Connection[Any]) -> None:

@@ -1,11 +1,15 @@
 """What a tenant may have: refused before anything is stored, and given back by whatever ends."""
 
+import io
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from werkzeug.test import create_environ, run_wsgi_app
 
 from api.config import APISettings
 from db import quotas
@@ -18,6 +22,7 @@ from workers.ingest import Ingest
 from workers.reconcile import Reconciler
 
 TEXTS = ["one two three", "four five six"]
+READ = 256 * 1024
 
 
 def limit(sessions: Sessions, **limits: int) -> None:
@@ -243,6 +248,43 @@ def test_bytes_beyond_the_quota_are_refused_and_deleted_ones_are_given_back(
     client.delete(f"/v1/files/{file_id}")
     assert upload(client, b"abc").status_code == 200
     assert used(client)["stored_bytes"] == 3
+
+
+@pytest.mark.parametrize(("most", "at_most"), [(0, 0), (3 * READ, 5 * READ)], ids=["nothing left", "some left"])
+def test_a_file_that_does_not_tell_its_size_is_read_no_further_than_there_is_room(
+    api: LiveAPI, key: str, sessions: Sessions, ledger: Ledger, most: int, at_most: int
+) -> None:
+    limit(sessions, stored_bytes=most)
+    body = Large(ledger.folder)
+
+    content, status, _ = run_wsgi_app(api.app, body.environ(key))
+
+    assert (status.split()[0], json.loads(b"".join(content))["error"]["code"]) == ("429", "quota_exceeded")
+    assert body.given <= at_most and body.most_on_disk <= most
+    assert stored(ledger.folder) == []
+
+
+class Large(io.BytesIO):
+    """A file of 16 MiB in a body that does not tell so, which looks at what is on the disk as it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+        super().__init__(head + bytes(64 * READ))
+        self._folder = folder
+        self.given = self.most_on_disk = 0
+
+    def environ(self, key: str) -> dict[str, object]:
+        headers = {"Authorization": f"Bearer {key}", "Transfer-Encoding": "chunked"}
+        environ = create_environ("/v1/files", method="POST", headers=headers)
+        kind = "multipart/form-data; boundary=b"
+        return environ | {"CONTENT_TYPE": kind, "wsgi.input": self, "wsgi.input_terminated": True}
+
+    def readinto(self, buffer: Any) -> int:
+        on_disk = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        self.most_on_disk = max(self.most_on_disk, on_disk)
+        count = super().readinto(buffer)
+        self.given += count
+        return count
 
 
 def test_a_deleted_file_that_a_job_still_reads_takes_room_until_the_job_ends(

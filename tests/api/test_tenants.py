@@ -11,11 +11,24 @@ from tests.ledger import Ledger
 
 # One row for every route; a route without one fails the first test.
 PUBLIC = {
-    ("GET", "/"),
+    ("GET", "/sign-in"),
+    ("POST", "/sign-in"),
+    ("POST", "/sign-out"),
+    ("GET", "/static/<hash>/<path:name>"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+}
+# Frames without anything of a tenant but its own name; whoever is not signed in is led to where one can.
+PAGES = {
+    ("GET", "/"),
+    ("GET", "/jobs/<job_id>"),
+    ("GET", "/keys"),
+    ("GET", "/models"),
+    ("GET", "/new"),
+    ("GET", "/webhooks"),
+    ("GET", "/workers"),
 }
 BY_ID = {
     ("GET", "/v1/files/<file_id>"),
@@ -35,6 +48,8 @@ BY_ID = {
     ("POST", "/v1/jobs/<job_id>/clone"),
     ("GET", "/v1/jobs/<job_id>/results"),
     ("GET", "/v1/jobs/<job_id>/audit"),
+    ("GET", "/v1/jobs/<job_id>/events"),
+    ("GET", "/v1/jobs/<job_id>/statistics"),
     ("GET", "/v1/jobs/<job_id>/compare/<other_id>"),
     ("GET", "/v1/messages/batches/<message_batch_id>"),
     ("DELETE", "/v1/messages/batches/<message_batch_id>"),
@@ -55,6 +70,8 @@ OF_THE_KEY = {
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("GET", "/v1/quota"),
+    ("GET", "/v1/usage"),
+    ("GET", "/v1/events"),
     ("GET", "/v1/audit-log"),
     ("GET", "/v1/files"),
     ("POST", "/v1/files"),
@@ -74,7 +91,15 @@ OF_THE_KEY = {
     ("GET", "/v1/webhooks"),
     ("POST", "/v1/webhooks"),
 }
-FOR_ALL = {("GET", "/v1/models"), ("GET", "/v1/models/<model>"), ("POST", "/v1/messages/count_tokens")}
+FOR_ALL = {
+    ("GET", "/metrics"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/<model>"),
+    ("GET", "/v1/estimates"),
+    ("GET", "/v1/workers"),
+    ("GET", "/v1/queues"),
+    ("POST", "/v1/messages/count_tokens"),
+}
 
 UNKNOWN = {
     "<file_id>": "file-0mgcxk2l9h4t8v2c6y0q1w5r3",
@@ -104,7 +129,7 @@ def test_every_route_has_its_row_here(api: LiveAPI) -> None:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 
-    assert routes == PUBLIC | BY_ID | OF_THE_KEY | FOR_ALL
+    assert routes == PUBLIC | PAGES | BY_ID | OF_THE_KEY | FOR_ALL
 
 
 @pytest.fixture

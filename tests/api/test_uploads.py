@@ -11,10 +11,10 @@ from typing import BinaryIO
 import httpx
 import openai
 import pytest
-from openai.types import Upload
 
 from api.config import APISettings
 from api.services import EXTENSION
+from api.transfers import Transfers
 from db import uploads
 from db.store import FolderStore
 from tests.conftest import LiveAPI
@@ -234,31 +234,81 @@ def test_completing_twice_gives_the_same_file(ai: openai.OpenAI, settings: APISe
     upload_id = begun(ai, 2)
     part = ai.uploads.parts.create(upload_id, data=b"ab").id
 
+    # Those who come while the first one is at it are told to try again, which the client does by itself.
+    patient = ai.with_options(max_retries=5)
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: ai.uploads.complete(upload_id, part_ids=[part]), range(4)))
+        done = list(pool.map(lambda _: patient.uploads.complete(upload_id, part_ids=[part]), range(4)))
 
     assert len({each.file.id for each in done if each.file}) == 1
     assert len(stored(settings, "files")) == 1
 
 
-def test_completing_beside_somebody_who_is_faster_gives_the_same_file(
-    ai: openai.OpenAI, api: LiveAPI, ledger: Ledger
+def test_an_upload_is_completed_by_one_at_a_time(
+    ai: openai.OpenAI, api: LiveAPI, ledger: Ledger, settings: APISettings
 ) -> None:
-    """As a client does whose first try took too long for it: the parts go as soon as that one is done."""
+    """A second try comes while the first one copies, as from a client for which that took too long."""
     upload_id = begun(ai, 2)
     part = ai.uploads.parts.create(upload_id, data=b"ab").id
-    store = Overtaken(ledger.folder)
-    service = api.app.extensions[EXTENSION]
-    api.app.extensions[EXTENSION] = replace(service, store=store)
 
-    def overtake() -> None:
-        first.append(ai.uploads.complete(upload_id, part_ids=[part]))
+    def again() -> None:
+        with pytest.raises(openai.ConflictError) as refused:
+            ai.uploads.complete(upload_id, part_ids=[part])
+        refusals.append(refused.value)
+        copies.append(len(stored(settings, ".unfinished")))
+
+    refusals: list[openai.ConflictError] = []
+    copies: list[int] = []
+    overtaken(api, ledger, again)
+
+    done = ai.uploads.complete(upload_id, part_ids=[part])
+
+    assert [refusal.code for refusal in refusals] == ["upload_being_completed"]
+    assert refusals[0].response.headers["x-should-retry"] == "true"
+    assert copies == [1]
+    assert ai.uploads.complete(upload_id, part_ids=[part]) == done
+
+
+def test_completing_takes_a_place_among_the_transfers(ai: openai.OpenAI, api: LiveAPI, ledger: Ledger) -> None:
+    api.app.extensions[EXTENSION] = replace(api.app.extensions[EXTENSION], transfers=Transfers(1))
+    one, other = begun(ai, 2), begun(ai, 2)
+    parts = {id: ai.uploads.parts.create(id, data=b"ab").id for id in (one, other)}
+
+    def beside() -> None:
+        with pytest.raises(openai.InternalServerError) as refused:
+            ai.uploads.complete(other, part_ids=[parts[other]])
+        refusals.append(refused.value.code)
+
+    refusals: list[str | None] = []
+    overtaken(api, ledger, beside)
+
+    assert ai.uploads.complete(one, part_ids=[parts[one]]).status == "completed"
+    assert refusals == ["too_many_transfers"]
+    assert ai.uploads.complete(other, part_ids=[parts[other]]).status == "completed"
+
+
+def test_an_upload_that_ends_while_its_file_is_made_is_a_conflict(
+    ai: openai.OpenAI, api: LiveAPI, ledger: Ledger
+) -> None:
+    upload_id = begun(ai, 2)
+    part = ai.uploads.parts.create(upload_id, data=b"ab").id
+
+    def cancel() -> None:
+        ai.uploads.cancel(upload_id)
         reconcile(ledger)
 
-    first: list[Upload] = []
-    store.before_opening = overtake
+    overtaken(api, ledger, cancel)
 
-    assert ai.uploads.complete(upload_id, part_ids=[part]) == first[0]
+    with pytest.raises(openai.ConflictError) as refused:
+        ai.uploads.complete(upload_id, part_ids=[part])
+
+    assert refused.value.code == "upload_not_pending"
+
+
+def overtaken(api: LiveAPI, ledger: Ledger, happens: Callable[[], None]) -> None:
+    """Let something happen while the API copies the next part."""
+    store = Overtaken(ledger.folder)
+    store.before_opening = happens
+    api.app.extensions[EXTENSION] = replace(api.app.extensions[EXTENSION], store=store)
 
 
 class Overtaken(FolderStore):

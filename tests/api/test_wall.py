@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from api.services import EXTENSION
+from db import sign_ins
 from db.models import Base
 from db.session import Sessions
 from tests.conftest import LiveAPI
@@ -19,8 +21,10 @@ from tests.ledger import Ledger
 Inside = Callable[[str], AbstractContextManager[Session]]
 # Of no tenant: provenance that many share, and what workers say of themselves.
 SHARED = {"recipes", "workers", "model_rates"}
+# Of a tenant, and seen by none: only the check of who asks reads them.
+UNSEEN = {"sign_ins"}
 # How much work there is, of all, without whose.
-VIEWS = {"open_work", "ready_work"}
+VIEWS = {"open_work", "ready_work", "track_record", "queued_work", "leased_work"}
 
 
 @pytest.fixture
@@ -36,9 +40,17 @@ def tenants(client: httpx.Client, stranger: httpx.Client, ledger: Ledger) -> dic
         claim = ledger.claim(job_id)
         assert claim is not None
         ledger.record(claim)
+        ledger.run(
+            "INSERT INTO estimates (job_id, model, progress, low_seconds, eta_seconds, high_seconds, ended_at)"
+            " VALUES (:job, 'echo', 0, 1, 2, 3, now())",
+            job=job_id,
+        )
         webhook_id = each.post("/v1/webhooks", json={"url": "https://hooks.example/"}).json()["id"]
         each.post(f"/v1/webhooks/{webhook_id}/test")
         announced = {"bytes": 5, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}
+        key = each.headers["Authorization"].removeprefix("Bearer ")
+        with ledger.sessions.begin() as session:
+            sign_ins.begin(session, key, datetime.now(UTC))
         upload_id = each.post("/v1/uploads", json=announced).json()["id"]
         each.post(f"/v1/uploads/{upload_id}/parts", files={"data": ("a", b"x")})
     return dict(tuple(row) for row in ledger.rows("SELECT name, id FROM tenants"))
@@ -104,10 +116,11 @@ def test_the_role_may_do_no_more_than_it_must(sessions: Sessions) -> None:
 
     assert tuple(role) == (False, False, False, False)
     assert granted.keys() == {table.name for table in Base.metadata.sorted_tables} | VIEWS
-    for name in SHARED | VIEWS | {"tenants"}:
+    for name in SHARED | VIEWS | {"tenants", "usage_days", "estimates"}:
         assert granted[name] == {"SELECT"}
     # A log that its subjects could change would be none.
     assert granted["audit_log"] == {"SELECT", "INSERT"}
+    assert granted["sign_ins"] == {"SELECT"}
     assert "DELETE" not in granted["api_keys"]
 
 
@@ -127,6 +140,9 @@ def test_a_query_without_its_condition_sees_only_what_is_the_askers(
     with inside("") as session:
         assert {table.name: count(session, table.name) for table in walled()} == dict.fromkeys(everything, 0)
 
+    for table in UNSEEN:
+        assert seen["default"].pop(table) == seen["stranger"].pop(table) == 0
+        del everything[table]
     assert all(seen["default"][table] > 0 for table in everything), seen
     assert {table: seen["default"][table] + seen["stranger"][table] for table in everything} == everything
 
@@ -205,4 +221,10 @@ def test_how_much_work_others_have_is_known_and_whose_is_not(
     with inside(tenants["stranger"]) as session:
         columns = session.execute(text("SELECT * FROM open_work")).keys()
         assert count(session, "open_work") == len(ledger.rows("SELECT 1 FROM open_work")) > 0
+        assert count(session, "track_record") == len(ledger.rows("SELECT 1 FROM estimates")) == 2
+        judged = session.execute(text("SELECT * FROM track_record")).keys()
+        queued = session.execute(text("SELECT * FROM queued_work")).keys()
+        leased = session.execute(text("SELECT * FROM leased_work")).keys()
+    assert not {"tenant_id", "job_id"} & set(judged)
+    assert not {"tenant_id", "job_id", "params"} & {*queued, *leased}
     assert not {"tenant_id", "params", "metadata", "input_file_id", "inputs_key", "fingerprint"} & set(columns)

@@ -6,7 +6,19 @@ import sys
 import pytest
 
 # Python refuses to import a module whose entry is None, as if it were not installed.
-ABSENT = ("sqlalchemy", "psycopg", "flask", "celery", "pydantic", "pydantic_settings", "torch", "msgspec", "fsspec")
+ABSENT = (
+    "sqlalchemy",
+    "structlog",
+    "prometheus_client",
+    "psycopg",
+    "flask",
+    "celery",
+    "pydantic",
+    "pydantic_settings",
+    "torch",
+    "msgspec",
+    "fsspec",
+)
 SCRIPT = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); from cli.main import main; main(sys.argv[1:])"
 
 

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from db import keys
-from db.errors import NotFound
+from db.errors import Conflict, NotFound
 from db.session import Sessions
+from tests.waiting import eventually
 
 NOW = datetime.now(UTC)
 
@@ -132,6 +133,33 @@ def test_two_processes_starting_at_once_make_one_first_key(sessions: Sessions) -
 
     assert len(made) == 1
     assert verify(sessions, made[0]) is not None
+
+
+def test_the_last_key_there_may_be_is_made_once(sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        for _ in range(keys.MOST_KEYS - 1):
+            keys.issue_key(session)
+
+    def another() -> str | None:
+        with sessions.begin() as session:
+            try:
+                return keys.issue_key(session)
+            except Conflict:
+                return None
+
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.begin() as session:
+            keys.issue_key(session)
+            second = pool.submit(another)
+            # Made, and not yet for others to see: the second one must wait to know.
+            eventually(lambda: second.done() or _is_waiting(sessions))
+        assert second.result() is None
+
+
+def _is_waiting(sessions: Sessions) -> bool:
+    with sessions() as session:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        return bool(session.execute(text(query)).scalar_one())
 
 
 def test_the_command_prints_a_first_key_and_later_nothing(database_url: str) -> None:

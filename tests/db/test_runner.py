@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from db import chunks, interactive, jobs, leases
+from db.doorbell import RecordingDoorbell
 from db.recording import record
 from models.registry import Registry
 from tests.ledger import Ledger
@@ -71,6 +72,72 @@ def test_an_input_that_cannot_be_encoded_fails_alone(ledger: Ledger) -> None:
     assert (job.succeeded, job.failed) == (2, 2)
     [first, twin] = ledger.rows("SELECT error_code, error_message FROM results WHERE outcome = 'failed'")
     assert first == twin == ("invalid_input", "this input is garbled")
+
+
+def test_an_input_the_engine_leaves_out_when_it_encodes_fails_alone(ledger: Ledger) -> None:
+    job_id = ledger.submit(b"fine\n[[unencoded]]\nfine too\n")
+    ledger.ingest(job_id)
+
+    with running(ledger) as (runner, _):
+        job = ended(ledger, job_id)
+        assert runner.leases_held() == 0
+
+    assert (job.succeeded, job.failed) == (2, 1)
+    assert outcome(ledger, 0) == ("fine", None)
+    assert outcome(ledger, 1) == (None, "engine_error")
+    assert outcome(ledger, 2) == ("fine too", None)
+
+
+def test_an_output_the_engine_leaves_out_when_it_decodes_fails_alone(ledger: Ledger) -> None:
+    job_id = ledger.submit(b"fine\n[[undecoded]]\nfine too\n")
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert (job.succeeded, job.failed) == (2, 1)
+    assert outcome(ledger, 1) == (None, "engine_error")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("UPDATE chunks SET params = '{\"unheard_of\": 1}'", id="parameters"),
+        pytest.param("UPDATE items SET input = '{}' WHERE idx = 1", id="an input"),
+    ],
+)
+def test_a_chunk_that_can_never_be_prepared_fails_and_does_not_come_again(ledger: Ledger, damage: str) -> None:
+    job_id = ledger.submit(b"one\ntwo\none\n")
+    ledger.ingest(job_id)
+    ledger.run(damage)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert (job.succeeded, job.failed) == (0, 3)
+    assert outcome(ledger, 0) == (None, "engine_error")
+    assert [(row.attempt, row.crashes) for row in ledger.rows("SELECT attempt, crashes FROM chunks")] == [(1, 0)]
+
+
+class CrackedDoorbell(RecordingDoorbell):
+    """Its first ring fails as none should."""
+
+    def ring(self, task: str, *args: str) -> None:
+        super().ring(task, *args)
+        if len(self.rings) == 1:
+            raise RuntimeError("cracked")
+
+
+def test_whatever_goes_wrong_after_a_claim_gives_the_chunk_back_uncharged(ledger: Ledger) -> None:
+    """Held on, its lease would be renewed for ever, and no deadline runs for what never begins."""
+    job_id = ledger.started(3)
+    ledger.bell = CrackedDoorbell()
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    assert job.succeeded == 3
+    assert [(row.attempt, row.crashes) for row in ledger.rows("SELECT attempt, crashes FROM chunks")] == [(2, 0)]
 
 
 def test_an_item_that_does_not_fit_the_device_fails_alone(ledger: Ledger) -> None:
@@ -145,6 +212,44 @@ def test_a_chunk_past_its_hard_deadline_ends_the_process(ledger: Ledger) -> None
 
     with running(ledger, spec(seconds_per_batch=4.0), deadline=1.0, grace=0) as (_, exits):
         eventually(lambda: exits)
+
+    assert set(exits) == {EXIT_BROKEN}
+
+
+def test_a_database_away_for_longer_than_the_deadline_is_no_hang_of_the_device(ledger: Ledger) -> None:
+    """However many chunks the device has done meanwhile: one is being recorded, the others stand behind it."""
+    found = [ledger.started(1) for _ in range(5)]
+
+    with ledger.sessions() as outage:
+        outage.execute(text("LOCK TABLE recipes IN EXCLUSIVE MODE"))
+        with running(ledger, deadline=2.0) as (_, exits):
+            # One is recorded, one is next, one waits for the place of that, and one for the device.
+            eventually(lambda: len(_overdue(ledger)) >= 4)
+            outage.rollback()
+            succeeded = [ended(ledger, job_id).succeeded for job_id in found]
+
+    assert exits == []
+    assert succeeded == [1] * 5
+
+
+def _overdue(ledger: Ledger) -> list[Any]:
+    """Chunks so long past their deadline that whoever watches them has seen it."""
+    return ledger.rows("SELECT id FROM chunks WHERE state = 'leased' AND hard_deadline < now() - interval '1.5 s'")
+
+
+def test_an_engine_that_hangs_while_it_decodes_ends_the_process_too(ledger: Ledger) -> None:
+    ledger.started(1)
+    release, echo = threading.Event(), open_echo(spec(), None)
+
+    def decode(*_: Any) -> list[str]:
+        release.wait()
+        return [""]
+
+    runner, _, exits = runner_of(ledger, Handled(echo, decode=decode), deadline=1.0)
+    runner.start()
+    eventually(lambda: exits)
+    release.set()
+    runner.stop(1)
 
     assert set(exits) == {EXIT_BROKEN}
 

@@ -26,6 +26,8 @@ class Lease:
     is_live: bool = True
     # Run out: whoever comes first, a heartbeat or the reconciler, decides.
     has_lapsed: bool = False
+    # Its worker has asked, once, that the chunk be not charged with a death that was none.
+    has_pleaded: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -59,7 +61,7 @@ class ExpectedJob:
     window_has_ended: bool = False
     # Outcome and text of what workers recorded, by index; of every other item the ledger says.
     recorded: dict[int, tuple[str, str | None]] = field(default_factory=dict)
-    # How often a lease on the item ran out.
+    # How often a lease on the item ran out, but for those whose workers turned out to be alive.
     deaths: dict[int, int] = field(default_factory=dict)
 
     @property

@@ -96,6 +96,21 @@ INVARIANTS = {
         SELECT sent.id FROM deliveries sent JOIN jobs job ON job.id = sent.job_id
         WHERE split_part(sent.event, '.', 2) <> job.status
     """,
+    # More, where jobs were deleted.
+    "usage has everything that was run": """
+        SELECT ran.tenant_id || '/' || ran.model || '/' || ran.task FROM (
+            SELECT job.tenant_id, chunk.model, job.task, count(*) FILTER (WHERE r.outcome = 'succeeded') AS succeeded,
+                count(*) FILTER (WHERE r.outcome = 'failed') AS failed,
+                sum(r.input_tokens) AS input_tokens, sum(r.output_tokens) AS output_tokens
+            FROM results r JOIN jobs job ON job.id = r.job_id JOIN chunks chunk ON chunk.id = r.chunk_id
+            GROUP BY job.tenant_id, chunk.model, job.task) AS ran
+        LEFT JOIN (
+            SELECT tenant_id, model, task, sum(succeeded) AS succeeded, sum(failed) AS failed,
+                sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
+            FROM usage_days GROUP BY tenant_id, model, task) AS used USING (tenant_id, model, task)
+        WHERE used.succeeded IS NULL OR used.succeeded < ran.succeeded OR used.failed < ran.failed
+            OR used.input_tokens < ran.input_tokens OR used.output_tokens < ran.output_tokens
+    """,
     "an outcome that is to be had from a file is in one": """
         SELECT id FROM jobs WHERE status IN ('completed', 'expired', 'cancelled') AND NOT dry_run AND NOT interactive
             AND ((succeeded > 0 AND output_file_id IS NULL) OR (total > succeeded AND error_file_id IS NULL))

@@ -502,6 +502,26 @@ class LedgerMachine(RuleBasedStateMachine):
         if beats:
             self.transact(lambda session: leases.renew(session, beats, 600), None, stop)
 
+    def lost(self) -> list[Lease]:
+        """Leases that were taken while their workers were frozen or cut off, and that these have not spoken of yet."""
+        return [lease for lease in self.leases if lease.has_lapsed and not lease.is_live and not lease.has_pleaded]
+
+    @precondition(lambda self: self.lost())
+    @rule(pick=picks, stop=stops)
+    def acquit(self, pick: int, stop: bool) -> None:
+        """A worker finds its lease gone, and says that it is alive: the chunk did not kill it."""
+        lost = self.lost()
+        lease = lost[pick % len(lost)]
+        # Once, whatever comes of it: a worker does not try this again.
+        lease.has_pleaded = True
+
+        def done(is_charged: bool) -> None:
+            if is_charged and lease.claim.job_id in self.jobs:
+                deaths = self.jobs[lease.claim.job_id].deaths
+                deaths.update({item.idx: deaths[item.idx] - 1 for item in lease.items})
+
+        self.transact(lambda session: leases.acquit(session, lease.claim.chunk_id, lease.claim.crashes), done, stop)
+
     def fresh(self) -> list[Lease]:
         return [lease for lease in self.live() if not lease.has_lapsed]
 

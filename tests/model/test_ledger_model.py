@@ -60,6 +60,7 @@ DAMAGE = {
     "an end is told once to everyone who wants to hear of it": [
         "UPDATE jobs SET status = 'completed', completed_at = now()"
     ],
+    "usage has everything that was run": ["UPDATE usage_days SET succeeded = succeeded - 1"],
     "an outcome that is to be had from a file is in one": [
         "UPDATE jobs SET status = 'completed', completed_at = now()"
     ],
@@ -88,6 +89,26 @@ def test_an_invariant_notices_the_damage_it_is_there_for(ledger: Ledger, name: s
         ledger.run(statement)
 
     assert ledger.rows(query) != []
+
+
+def test_the_model_counts_no_death_of_a_worker_that_is_alive(world: World) -> None:
+    machine = type("Bound", (LedgerMachine,), {"world": world})()
+    machine.subscribe()
+    machine.begin_with_a_running_job(["a", "b"], 0, "host/one:")
+    machine.holds()
+    [job_id] = machine.jobs
+    machine.let_a_lease_run_out(0)
+    machine.holds()
+    machine.reclaim(False)
+    machine.holds()
+    assert set(machine.jobs[job_id].deaths.values()) == {1}
+
+    machine.acquit(0, False)
+    machine.holds()
+
+    assert set(machine.jobs[job_id].deaths.values()) == {0}
+    assert machine.lost() == []
+    machine.teardown()
 
 
 def test_the_model_tells_a_late_worker_from_the_one_that_came_after(world: World) -> None:

@@ -74,12 +74,12 @@ class Stack:
         self.processes[name] = process
         return process
 
-    def start_api(self) -> None:
+    def start_api(self, *options: str) -> None:
         self.start(
             "api",
             [
                 *(BIN / "gunicorn", "-c", "python:api.gunicorn_conf", "--threads", "8"),
-                *("--bind", f"127.0.0.1:{self.port}", "api.app:create_app()"),
+                *("--bind", f"127.0.0.1:{self.port}", *options, "api.app:create_app()"),
             ],
         )
         eventually(self._is_healthy, 30)

@@ -12,6 +12,7 @@ from db.audit import audit
 from db.doorbell import INGEST, CeleryDoorbell, broker, model_queue
 from db.session import Sessions
 from models.registry import load
+from tests.accounts import assert_conserved
 from tests.ledger import Ledger
 from tests.stack.conftest import Stack
 from tests.waiting import eventually
@@ -44,11 +45,12 @@ def cut(ledger: Ledger, lines: int) -> str:
 
 
 def ended(ledger: Ledger, job_id: str, seconds: float = 60) -> dict[str, int]:
-    """The counts of a job once it has ended soundly."""
+    """The counts of a job once it has ended soundly, with all that it used accounted for."""
     eventually(lambda: ledger.job(job_id).status in ("completed", "failed", "cancelled", "expired"), seconds)
     with ledger.sessions() as session:
         found = audit(session, ledger.tenant, job_id)
     assert found.ok, found
+    assert_conserved(ledger)
     return ledger.counts(job_id)
 
 

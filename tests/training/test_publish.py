@@ -142,6 +142,17 @@ def test_the_page_has_the_figures_and_the_pictures(root: Path) -> None:
     assert not (root / "docs" / "models" / "nobody.md").exists()
 
 
+def test_the_dashboard_is_told_what_was_measured(root: Path) -> None:
+    measured = json.loads((root / "models" / "measured.json").read_text("utf-8"))
+
+    assert {"small", "small-int8", "titles"} <= measured.keys()
+    # It was judged by its perplexity, which is no score.
+    assert "prose" not in measured
+    found = measured["small"]
+    assert (found["metric"], found["items"], found["data"]) == ("BLEU", 10, "Into German")
+    assert found["low"] <= found["score"] <= found["high"] and found["items_per_second"] > 0
+
+
 def test_a_page_without_figures_says_so(root: Path, tmp_path: Path) -> None:
     (tmp_path / "training" / "publishing").mkdir(parents=True)
     shutil.copyfile(root / "training" / "publishing" / "models.md", tmp_path / "training" / "publishing" / "models.md")

@@ -69,8 +69,10 @@ def stages() -> dict[str, str]:
 
 
 def test_the_parts_of_a_deployment_are_all_there() -> None:
-    assert set(SERVICES) == {"postgres", "valkey", "migrate", "api", "worker-io", "worker-cpu", "worker-gpu"}
+    ours = {"migrate", "api", "worker-io", "worker-cpu", "worker-gpu"}
+    assert set(SERVICES) == ours | {"postgres", "valkey", "prometheus", "grafana"}
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    assert SERVICES["prometheus"]["profiles"] == SERVICES["grafana"]["profiles"] == ["monitoring"]
     assert SERVICES["postgres"]["image"].startswith("postgres:18")
     assert SERVICES["valkey"]["image"].startswith("valkey/valkey:9")
 
@@ -171,9 +173,9 @@ def test_no_image_is_whatever_is_latest() -> None:
         service["image"] for service in SERVICES.values() if "build" not in service
     }
 
-    assert len(bases) == 3
+    assert len(bases) == 5
     for base in bases:
-        assert re.search(r":\$?\{?(\d|PYTHON_VERSION)", base) and "latest" not in base
+        assert re.search(r":\$?\{?(v?\d|PYTHON_VERSION)", base) and "latest" not in base
     assert re.search(r"^ARG PYTHON_VERSION=\d+\.\d+", DOCKERFILE, re.MULTILINE)
 
 
@@ -183,13 +185,15 @@ def test_images_run_as_the_user_that_compose_names() -> None:
         assert {service["user"] for service in OURS.values()} == {user}
 
 
-def test_only_the_api_is_published_and_only_on_this_host() -> None:
+def test_only_the_api_and_grafana_are_published_and_only_on_this_host() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-    assert list(published) == ["api"]
-    assert VARIABLE.sub(lambda found: found["rest"], published["api"][0]) == "127.0.0.1:8765:8765"
+    assert {name: VARIABLE.sub(lambda found: found["rest"], port) for name, [port] in published.items()} == {
+        "api": "127.0.0.1:8765:8765",
+        "grafana": "127.0.0.1:3000:3000",
+    }
     assert SERVICES["postgres"]["networks"] == SERVICES["valkey"]["networks"] == ["ledger"]
-    assert COMPOSE["networks"]["ledger"]["internal"] is True
+    assert COMPOSE["networks"]["ledger"]["internal"] is COMPOSE["networks"]["metrics"]["internal"] is True
 
 
 def test_the_broker_asks_for_a_password_and_never_evicts() -> None:
@@ -272,6 +276,20 @@ def test_what_is_mounted_is_declared_and_the_other_way_round() -> None:
 
     assert {name for name, _ in mounts} == set(COMPOSE["volumes"])
     assert {net for service in SERVICES.values() for net in service["networks"]} == set(COMPOSE["networks"])
+
+
+def test_prometheus_scrapes_what_there_is_and_reads_what_is_mounted() -> None:
+    scrapes = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    [api], [workers] = scrapes[0]["static_configs"], scrapes[1]["dns_sd_configs"]
+    ports = {service["environment"].get("BUSHEL_METRICS_PORT") for service in WORKERS.values()}
+    mounted = {config["source"] for service in SERVICES.values() for config in service.get("configs", [])}
+
+    assert api["targets"] == ["api:8765"]
+    assert set(workers["names"]) == set(WORKERS) and {str(workers["port"])} == ports
+    for service in (SERVICES["api"], *WORKERS.values()):
+        assert set(SERVICES["prometheus"]["networks"]) <= set(service["networks"])
+    assert mounted == set(COMPOSE["configs"])
+    assert all((ROOT / config["file"]).is_file() for config in COMPOSE["configs"].values())
 
 
 @each_of_ours

@@ -4,9 +4,9 @@
 
 starters.toml beside it says which models, on which files. Each group is one evaluation, kept in the work folder: what
 is measured there already, of the same models on the same files, is not measured again.
-Written are docs/models.md from its template, docs/models/GROUP.md, .svg and .png, and in models/NAME/README.md what is
-between the marks of the figures. With --models, only groups with one of them are measured; what the work folder has of
-the others is written as it is.
+Written are docs/models.md from its template, docs/models/GROUP.md, .svg and .png, models/measured.json, and in
+models/NAME/README.md what is between the marks of the figures. With --models, only groups with one of them are
+measured; what the work folder has of the others is written as it is.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from training.evaluation.references import read
 from training.learning.train import begin
 from training.publishing.cards import Example, write_card
 from training.publishing.figures import Figures
+from training.publishing.measured import write_measured
 from training.publishing.page import write_page
 from training.publishing.starters import Group, chosen
 from training.publishing.starters import load as load_starters
@@ -71,6 +72,7 @@ def publish(at: Publishing, models: Sequence[str] = ()) -> None:
     every = [(group, at.work / group.name / "figures") for group, _ in chosen(groups, registry, ())]
     figures = [Figures.read(group, folder) for group, folder in every if (folder / "report.json").is_file()]
     write_page(at.root, figures)
+    write_measured(at.root, figures)
     for folder, specs in _folders(at.root, registry.all()).items():
         write_card(folder, specs, figures, examples(at, figures, specs))
 

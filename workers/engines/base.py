@@ -147,6 +147,46 @@ class Limits:
     shared_context: bool = False
 
 
+@dataclass(slots=True)
+class Tally:
+    """What the batches of an engine have come to since it was loaded, for whoever asks how full they are.
+
+    `tokens` are those of the prompts, `padded_tokens` what they take on the device, where each is as long as the
+    longest of its batch, and `room_tokens` what the batches could have taken. The generating thread adds.
+    """
+
+    batches: int = 0
+    prompts: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    room_tokens: int = 0
+
+    def add(self, lengths: Sequence[int], room_tokens: int) -> None:
+        """A batch has run. A prompt that is longer than there is room goes all the same, and fills it.
+
+        >>> tally = Tally()
+        >>> tally.add([3, 1], 100)
+        >>> tally
+        Tally(batches=1, prompts=2, tokens=4, padded_tokens=6, room_tokens=100)
+        """
+        padded = max(lengths, default=0) * len(lengths)
+        self.batches += 1
+        self.prompts += len(lengths)
+        self.tokens += sum(lengths)
+        self.padded_tokens += padded
+        self.room_tokens += max(room_tokens, padded)
+
+    def since(self, earlier: "Tally") -> "Tally":
+        """What was added after `earlier` was copied."""
+        return Tally(
+            self.batches - earlier.batches,
+            self.prompts - earlier.prompts,
+            self.tokens - earlier.tokens,
+            self.padded_tokens - earlier.padded_tokens,
+            self.room_tokens - earlier.room_tokens,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Provenance of results: equal recipes and inputs give equal greedy outputs."""
@@ -170,6 +210,9 @@ class Engine(Protocol):
 
     @property
     def recipe(self) -> Recipe: ...
+
+    @property
+    def tally(self) -> Tally: ...
 
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
         """Same length and order as `prompts`. Leaves room for `params.max_new_tokens` in a shared context.

@@ -25,6 +25,7 @@ from workers.engines.base import (
     Params,
     Prompt,
     Recipe,
+    Tally,
 )
 from workers.engines.batches import MAX_PROMPTS, Budget, token_batches
 from workers.engines.calibration import (
@@ -96,6 +97,7 @@ class CTranslate2Engine:
         self._ends = _end_tokens(files, tokens)
         self._limits = find_limits(spec, files, tokens.limit, len(self._forced(_some_params(spec))))
         self._budget = Budget(calibration.batch_tokens)
+        self._tally = Tally()
         self._wants_scores = bool(spec.options.get("scores", False))
         self._has_shortlist = bool(spec.options.get("shortlist", False))
         self._rate = calibration.tokens_per_second / calibration.inter_threads
@@ -110,6 +112,10 @@ class CTranslate2Engine:
     @property
     def recipe(self) -> Recipe:
         return self._recipe
+
+    @property
+    def tally(self) -> Tally:
+        return self._tally
 
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
         limit = self._limits.max_input
@@ -138,7 +144,9 @@ class CTranslate2Engine:
                     return
                 for future in done:
                     batch = running.pop(future)
-                    for index, outputs in zip(batch, self._result(future, prompts, batch), strict=True):
+                    results = self._result(future, prompts, batch)
+                    self._tally.add([len(prompts[index]) for index in batch], self._room(len(batch), params))
+                    for index, outputs in zip(batch, results, strict=True):
                         yield _generation(index, outputs)
         except OutOfMemory:
             # The other batches hold memory that the next, smaller try will need.
@@ -163,13 +171,21 @@ class CTranslate2Engine:
         self._model.unload_model()
 
     def _plan(self, prompts: Sequence[Encoded], params: Params) -> list[list[int]]:
-        budget = max(1, self._budget.tokens // params.num_beams)
+        budget = self._padded_budget(params)
         lengths = [len(prompt) for prompt in prompts]
         most = self._most(params)
         if not self._is_causal:
             return token_batches(lengths, budget, most=most)
         costs = [length + CAUSAL_OUTPUT_COST for length in lengths]
         return token_batches(costs, budget, CAUSAL_SPREAD if self._may_mix(lengths, params) else 0, most)
+
+    def _padded_budget(self, params: Params) -> int:
+        return max(1, self._budget.tokens // params.num_beams)
+
+    def _room(self, prompts: int, params: Params) -> int:
+        """Tokens of prompts that a batch of so many could have had."""
+        extra = CAUSAL_OUTPUT_COST if self._is_causal else 0
+        return max(0, self._padded_budget(params) - extra * prompts)
 
     def _most(self, params: Params) -> int:
         """How many prompts may be in a batch: few enough for beam search, which cannot be broken off, to end soon."""

@@ -21,6 +21,8 @@ An embedding model answers with 8 numbers that look random but are the same for 
 and by markers anywhere in an input:
 
     [[garbled]]         cannot be encoded: ValueError
+    [[unencoded]]       is left out when its batch is encoded
+    [[undecoded]]       is left out when its batch is decoded
     [[fail]]            ValueError for the batch it is in
     [[oom]]             OutOfMemory for the batch it is in, however small
     [[broken]]          EngineBroken, and so for every later call
@@ -56,6 +58,7 @@ from workers.engines.base import (
     Params,
     Prompt,
     Recipe,
+    Tally,
 )
 from workers.engines.batches import Budget, token_batches
 from workers.engines.stops import cut_text, cut_tokens
@@ -86,6 +89,7 @@ class EchoEngine:
         self._device = device
         self._is_broken = False
         self._batches = 0
+        self._tally = Tally()
 
     @property
     def limits(self) -> Limits:
@@ -105,12 +109,18 @@ class EchoEngine:
             details={"transform": str(self._spec.options.get("transform", "none")), "prefix": self._spec.prefix},
         )
 
+    @property
+    def tally(self) -> Tally:
+        return self._tally
+
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
         encoded = []
         for prompt in prompts:
             text = prompt.messages[-1].content if prompt.messages else prompt.text
             if self._has_markers and "[[garbled]]" in text:
                 raise ValueError("this input is garbled")
+            if self._has_markers and "[[unencoded]]" in text:
+                continue
             words = tuple(WORD.findall(full_prefix(self._spec, params) + text))
             kept = words[: self._limits.max_input]
             encoded.append(Encoded(kept, dropped=len(words) - len(kept)))
@@ -124,6 +134,7 @@ class EchoEngine:
             self._misbehave(texts, sum(len(prompts[index]) for index in batch))
             if not _wait(self._seconds(texts), should_stop):
                 return
+            self._tally.add([len(prompts[index]) for index in batch], self._budget.tokens)
             self._note(texts)
             for index, text in self._answered(batch, texts):
                 yield self._generation(index, text, params)
@@ -132,7 +143,9 @@ class EchoEngine:
         return self._budget.shrink()
 
     def decode(self, generations: Sequence[Generation], params: Params) -> list[str]:
-        return [cut_text("".join(map(str, each.tokens)), params.stop) for each in generations]
+        texts = ["".join(map(str, each.tokens)) for each in generations]
+        kept = [text for text in texts if not (self._has_markers and "[[undecoded]]" in text)]
+        return [cut_text(text, params.stop) for text in kept]
 
     def close(self) -> None:
         """Nothing to give back."""

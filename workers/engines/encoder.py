@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from models.spec import ModelSpec
-from workers.engines.base import Encoded, Generation, Limits, ModelUnavailable, Params, Prompt, Recipe
+from workers.engines.base import Encoded, Generation, Limits, ModelUnavailable, Params, Prompt, Recipe, Tally
 from workers.engines.batches import Budget, token_batches
 from workers.engines.endings import Cancel
 from workers.engines.files import ModelFiles, load_weights
@@ -42,6 +42,7 @@ class EncoderEngine:
         self._pad = next(iter(files.token_ids("pad_token_id")), 0)
         self._is_normalized = bool(spec.options.get("normalize", True))
         self._budget = Budget(int(spec.options.get("batch_tokens", BATCH_TOKENS[model.device.type])))
+        self._tally = Tally()
         self._cancel: Cancel | None = None
         for layer in _layers(model):
             layer.register_forward_pre_hook(self._look_up)
@@ -53,6 +54,10 @@ class EncoderEngine:
     @property
     def recipe(self) -> Recipe:
         return self._recipe
+
+    @property
+    def tally(self) -> Tally:
+        return self._tally
 
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
         if self._pooling.lowers_case:
@@ -72,6 +77,7 @@ class EncoderEngine:
                     vectors = self._run(chosen)
             except Stopped:
                 return
+            self._tally.add(list(map(len, chosen)), self._budget.tokens)
             for index, vector in zip(batch, vectors, strict=True):
                 yield Generation(index, (), "stop", vector=vector)
 

@@ -25,7 +25,17 @@ from transformers import (
 )
 
 from models.spec import ModelSpec
-from workers.engines.base import Encoded, Generation, Limits, ModelUnavailable, Params, Prompt, Recipe, TokenLogprob
+from workers.engines.base import (
+    Encoded,
+    Generation,
+    Limits,
+    ModelUnavailable,
+    Params,
+    Prompt,
+    Recipe,
+    Tally,
+    TokenLogprob,
+)
 from workers.engines.batches import Budget, token_batches
 from workers.engines.endings import Cancel, StopStrings
 from workers.engines.files import ModelFiles, load_weights
@@ -57,6 +67,7 @@ class TransformersEngine:
         self._wants_scores = bool(spec.options.get("scores", False))
         self._budget = Budget(int(spec.options.get("batch_tokens", BATCH_TOKENS[model.device.type])))
         vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
+        self._tally = Tally()
         self._grammars = Grammars(spec.name, tokens, vocabulary, self._ends, self._pad)
         # What the model's author recommends is for the registry's defaults; left here, it would fill every gap.
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -68,6 +79,10 @@ class TransformersEngine:
     @property
     def recipe(self) -> Recipe:
         return self._recipe
+
+    @property
+    def tally(self) -> Tally:
+        return self._tally
 
     def encode(self, prompts: Sequence[Prompt], params: Params) -> list[Encoded]:
         if params.json_schema is not None:
@@ -92,6 +107,7 @@ class TransformersEngine:
             # A batch that was stopped half-way is not a result.
             if cancel.is_wanted():
                 return
+            self._tally.add(list(map(len, chosen)), max(0, budget - extra * len(batch)))
             for number, index in enumerate(batch):
                 best = outputs[number * params.n : (number + 1) * params.n]
                 first, *others = [self._generation(index, output, params) for output in best]

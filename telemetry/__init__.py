@@ -1,0 +1,1 @@
+"""How the service tells of itself: logs, metrics and traces, the same way in every process."""
