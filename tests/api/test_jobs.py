@@ -82,7 +82,7 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
     ):
         assert job[name] is None
     assert job["notices"] == {"truncated_inputs": 0, "cut_outputs": 0}
-    assert len(job) == 42
+    assert len(job) == 44
 
 
 def test_inline_inputs_are_spooled_as_lines_for_ingest(client: httpx.Client, ledger: Ledger) -> None:
