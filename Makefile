@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast screenshots ledger-model bench bench-overload bench-bounds bench-model models-report compatibility chaos hostile lint audit format clean
+.PHONY: help install demo up test test-fast screenshots ledger-model bench bench-overload bench-streams bench-bounds bench-model models-report compatibility chaos hostile lint audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench: install ## Measure ingest, recording, download and memory, without a mode
 
 bench-overload: install ## Measure what slow clients cost the others (about 4 minutes)
 	$(BIN)/python -m benchmarks.overload
+
+bench-streams: install ## Measure what 200 event streams cost the others (about 2 minutes; ARGS="--lines 1000000")
+	$(BIN)/python -m benchmarks.streams $(ARGS)
 
 bench-bounds: install ## Measure whether memory stays bounded, whatever is sent (about 15 minutes)
 	$(BIN)/python -m benchmarks.bounds
