@@ -95,7 +95,7 @@ def visiting(browser: Any, site: Stack, cookies: Any, tmp_path: Path) -> Iterato
             **more,
         )
         # A slow machine is no failure.
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(120_000)
         open_ones.append(Visit(context.new_page(), str(site.http.base_url)))
         return open_ones[-1]
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.visits import Visit
 from tests.stack.conftest import Stack
@@ -37,7 +38,7 @@ def test_a_csv_is_dropped_corrected_submitted_watched_and_downloaded(visit: Visi
     # Corrected where it is, by the keyboard.
     problems.get_by_role("button", name="Go to line 3").click()
     area = page.get_by_label("Text", exact=True)
-    assert area.evaluate("(node) => document.activeElement === node")
+    expect(area).to_be_focused()
     area.fill(area.input_value().replace("2,two,three\n", "2,two\n"))
     page.locator("#checking.good").wait_for()
     assert page.locator("#estimate").inner_text().startswith("Items\n42")

@@ -205,7 +205,8 @@ class Campaign:
             registry=self.stack.registry,
         )
         app = create_app(settings, RecordingDoorbell())
-        rules = list(app.url_map.iter_rules())
+        # Pages for people answer people; theirs are the tests of the dashboard.
+        rules = [rule for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("ui.")]
         app.close()
         return sorted((method, rule.rule) for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"})
 
@@ -312,7 +313,9 @@ class Campaign:
     def _escapes(self) -> list[str]:
         """Whatever was written outside of the data folder, or in it under a name that a client chose."""
         store = self.stack.folder / "files"
-        odd = [path for path in store.rglob("*") if path.is_file() and not _STORED.match(str(path.relative_to(store)))]
+        # The store's own note of whose it is lies beside what it stores.
+        stored = [path for path in store.rglob("*") if path.is_file() and path != store / "ledger"]
+        odd = [path for path in stored if not _STORED.match(str(path.relative_to(store)))]
         home = [path for path in Path(self.stack.environment["HOME"]).rglob("*") if path.is_file()]
         places = [Path("/"), Path("/tmp"), Path.cwd(), Path.home(), self.stack.folder.parent, self.stack.folder]
         escaped = [path for place in places for path in place.glob("*") if names.ESCAPE in path.name]
