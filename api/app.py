@@ -9,6 +9,7 @@ from flask_openapi3.openapi import OpenAPI
 from api import (
     audit_log,
     auth,
+    cache,
     children,
     comparison,
     docs,
@@ -102,7 +103,7 @@ def create_app(settings: APISettings | None = None, doorbell: Doorbell | None = 
     app.after_request(tracing.stamp)
     app.after_request(answers.stamp)
     shared = (files, jobs, children, results, comparison, webhooks, models, keys, quota, audit_log, health, metrics)
-    seen = (events, statistics, usage, estimates, workers)
+    seen = (events, statistics, usage, cache, estimates, workers)
     for module in (*shared, *seen, uploads, batches, endpoints, messages, message_batches):
         app.register_api(module.bp)
     app.register_blueprint(docs.blueprint(_document_of(app)))

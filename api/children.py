@@ -73,12 +73,13 @@ class CloneRequest(RetryRequest):
     long_input: Literal["error", "truncate"] | None = Field(None, description="What happens to an input too long.")
     on_error: Literal["fail", "skip"] | None = Field(None, description="What an invalid input does to the job.")
     dry_run: bool | None = Field(None, description="Only check and estimate; false runs what was a dry run.")
+    cache: bool | None = Field(None, description="Whether results are taken from your cache, and put there.")
 
     def applied(self, new: NewJob) -> NewJob:
         said = {name: getattr(self, name) for name in self.model_fields_set if getattr(self, name) is not None}
         self._check(new, said)
         own: dict[str, Any] = {
-            name: said[name] for name in ("model", "long_input", "on_error", "dry_run") if name in said
+            name: said[name] for name in ("model", "long_input", "on_error", "dry_run", "cache") if name in said
         }
         if self.params is not None:
             own["params"] = given(self.params)

@@ -103,11 +103,15 @@ class Scores(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens of everything that was run, and what that took."""
+    """Tokens of everything that was run, and what that took; and what did not have to be run."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    same_items: int = Field(description="Succeeded items that are equal to others of the job, and were not run.")
+    cached_items: int = Field(description="Succeeded items whose result was in your cache (`cache`), and were not run.")
+    saved_input_tokens: int = Field(description="What those would have added to `input_tokens`.")
+    saved_output_tokens: int = Field(description="What those would have added to `output_tokens`.")
     device_seconds: float = Field(
         description="Time its chunks were on a device, work that was thrown away included; 0 before it was measured."
     )
@@ -135,6 +139,7 @@ class JobObject(BaseModel):
                 "long_input": "error",
                 "on_error": "fail",
                 "dry_run": False,
+                "cache": False,
                 "input_file_id": "file-0mgcxk2l9h4t8v2c6y0q1w5r3a",
                 "format": {"type": "txt"},
                 "completion_window": "24h",
@@ -162,6 +167,10 @@ class JobObject(BaseModel):
                     "input_tokens": 4400,
                     "output_tokens": 4360,
                     "total_tokens": 8760,
+                    "same_items": 0,
+                    "cached_items": 0,
+                    "saved_input_tokens": 0,
+                    "saved_output_tokens": 0,
                     "device_seconds": 5.913,
                     "joules": None,
                 },
@@ -199,6 +208,7 @@ class JobObject(BaseModel):
     long_input: str
     on_error: str
     dry_run: bool
+    cache: bool
     input_file_id: str | None
     format: dict[str, Any] | None
     completion_window: str | None
@@ -251,6 +261,7 @@ class JobObject(BaseModel):
             long_input=job.long_input,
             on_error=job.on_error,
             dry_run=job.dry_run,
+            cache=job.cache,
             input_file_id=job.input_file_id,
             format=_shown_format(job),
             completion_window=job.completion_window,
@@ -270,6 +281,10 @@ class JobObject(BaseModel):
                 input_tokens=job.input_tokens,
                 output_tokens=job.output_tokens,
                 total_tokens=job.input_tokens + job.output_tokens,
+                same_items=job.same_items,
+                cached_items=job.cached_items,
+                saved_input_tokens=job.saved_input_tokens,
+                saved_output_tokens=job.saved_output_tokens,
                 device_seconds=round(job.device_seconds, 3),
                 joules=None if job.joules is None else round(job.joules, 1),
             ),

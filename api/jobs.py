@@ -256,5 +256,6 @@ def _new_job(
         expires_in=body.window,
         metadata=body.metadata,
         dry_run=body.dry_run,
+        cache=body.cache,
         input_file_id=input_file_id,
     )

@@ -16,6 +16,7 @@ PAGES = frozenset({"ui.job", "ui.jobs", "ui.keys", "ui.models", "ui.new", "ui.we
 _READ = (
     "batches.index",
     "batches.show",
+    "cache.show",
     "comparison.compare",
     "estimates.show",
     "events.of_all",
@@ -46,6 +47,7 @@ _READ = (
 _SUBMIT = (
     "batches.cancel",
     "batches.create",
+    "cache.clear",
     "children.clone",
     "children.retry",
     "endpoints.chat",

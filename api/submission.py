@@ -237,6 +237,11 @@ class JobRequest(Strict):
     )
     metadata: Metadata | None = Field(None, description="Up to 16 pairs of your own.")
     dry_run: bool = Field(False, description="Check the inputs and estimate the work, but run nothing.")
+    cache: bool = Field(
+        False,
+        description="Take results that the same model gave for the same input with the same parameters in your earlier"
+        " jobs with `cache`, as long as those are there, and let later ones take this job's. Samples are never taken.",
+    )
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "JobRequest":

@@ -32,6 +32,7 @@ class Act(StrEnum):
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"
     JOB_DELETED = "job.deleted"
     FILE_DELETED = "file.deleted"
+    CACHE_CLEARED = "cache.cleared"
 
 
 @dataclass(frozen=True, slots=True)

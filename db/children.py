@@ -101,6 +101,7 @@ def _child(parent: Job, selection: str | None) -> NewJob:
         expires_in=None if parent.expires_at is None else parent.expires_at - parent.created_at,
         metadata=parent.job_metadata,
         dry_run=parent.dry_run,
+        cache=parent.cache,
         input_file_id=parent.input_file_id,
         announced_items=round(parent.announced_items * share),
         announced_tokens=round(parent.announced_tokens * share),

@@ -53,16 +53,27 @@ class Claim:
     # How long its job has waited for it, and the trace that the job belongs to.
     waited_seconds: float = 0.0
     traceparent: str | None = None
+    # Whose it is, and whether results may come from that tenant's cache, and go there.
+    tenant_id: str = ""
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedItem:
+    """`same_as` may be the index of an item of the same chunk, or of one that was cut before it."""
+
     idx: int
     input: dict[str, Any]
     same_as: int | None
 
 
-_CANDIDATES = text("""
+# Chunks of twins are left until all that they may be equal to are through: they copy those results, which takes no
+# device. Waiting for them costs nothing either, because the job cannot end before.
+_FIRSTS = "SELECT FROM chunks first WHERE first.job_id = {job} AND first.model = {model} AND NOT first.of_twins"
+_READY_FIRSTS = f"EXISTS ({_FIRSTS} AND first.state = 'ready')"
+_LEASED_FIRSTS = f"EXISTS ({_FIRSTS} AND first.state = 'leased')"
+
+_CANDIDATES = text(f"""
     SELECT job.id, wanted.model
     FROM jobs job
     CROSS JOIN unnest(CAST(:models AS text[])) AS wanted(model)
@@ -71,7 +82,9 @@ _CANDIDATES = text("""
         SELECT extract(epoch FROM now() - coalesce(job.last_claimed_at, job.in_progress_at)) AS seconds
     ) AS waited
     WHERE job.status = 'in_progress' AND NOT job.paused AND job.queued > 0
-      AND EXISTS (SELECT FROM chunks c WHERE c.job_id = job.id AND c.model = wanted.model AND c.state = 'ready')
+      AND ({_READY_FIRSTS.format(job="job.id", model="wanted.model")}
+        OR (EXISTS (SELECT FROM chunks c WHERE c.job_id = job.id AND c.model = wanted.model AND c.state = 'ready')
+          AND NOT {_LEASED_FIRSTS.format(job="job.id", model="wanted.model")}))
     ORDER BY
         -- Somebody waits for it. Where many jobs take turns one of them has always starved, so that goes before only
         -- if all have: if nothing but requests was served for so long.
@@ -91,14 +104,17 @@ _CANDIDATES = text("""
     LIMIT 20
 """)
 
-_CLAIM = text("""
+_CLAIM = text(f"""
     UPDATE chunks SET
         state = 'leased', attempt = attempt + 1, lease_owner = :owner, progress = 0,
         started_at = now(), hard_deadline = now() + :budget * interval '1 second',
         lease_expires_at = now() + least(:lease, :budget) * interval '1 second'
     WHERE id = (
         SELECT id FROM chunks WHERE job_id = :job AND model = :model AND state = 'ready'
-        ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+            -- Also of those that others are just about to lease, which the lock makes us skip.
+            AND (NOT of_twins OR NOT ({_READY_FIRSTS.format(job=":job", model=":model")}
+                OR {_LEASED_FIRSTS.format(job=":job", model=":model")}))
+        ORDER BY of_twins, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AND state = 'ready'
     RETURNING id, attempt, model, params, items, tokens, crashes
 """)
@@ -107,7 +123,7 @@ _START = text("""
     UPDATE jobs SET queued = queued - :items, running = running + :items,
         queued_tokens = queued_tokens - :tokens, last_claimed_at = clock_timestamp()
     WHERE id = :job AND status = 'in_progress' AND NOT paused
-    RETURNING long_input, interactive, traceparent,
+    RETURNING long_input, interactive, traceparent, tenant_id, cache,
         greatest(0, extract(epoch FROM clock_timestamp() - in_progress_at))::float8 AS waited
 """)
 
@@ -152,6 +168,8 @@ def claim(session: Session, candidate: Candidate, owner: str, budget_seconds: fl
         job.interactive,
         job.waited or 0.0,
         job.traceparent,
+        job.tenant_id,
+        job.cache,
     )
 
 
@@ -214,23 +232,27 @@ def open_models(session: Session, job_id: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class NewChunk:
-    """A chunk about to be written; `items` counts twins (`same_as`) too."""
+    """A chunk about to be written; `items` counts twins (`same_as`) too.
+
+    One `of_twins` alone, whose firsts were written before, has nothing to compute, and no tokens.
+    """
 
     model: str
     params: dict[str, Any]
     items: int
     tokens: int
+    of_twins: bool = False
 
 
 def add_chunks(session: Session, job_id: str, new: Sequence[NewChunk]) -> list[int]:
     """Insert chunks and return their ids in the same order."""
     rows = session.execute(
         text("""
-            INSERT INTO chunks (job_id, model, params, items, tokens)
-            SELECT :job, model, params::jsonb, items, tokens
+            INSERT INTO chunks (job_id, model, params, items, tokens, of_twins)
+            SELECT :job, model, params::jsonb, items, tokens, of_twins
             FROM unnest(CAST(:models AS text[]), CAST(:params AS text[]), CAST(:items AS int[]),
-                    CAST(:tokens AS bigint[]))
-                WITH ORDINALITY AS new(model, params, items, tokens, place)
+                    CAST(:tokens AS bigint[]), CAST(:of_twins AS bool[]))
+                WITH ORDINALITY AS new(model, params, items, tokens, of_twins, place)
             ORDER BY place RETURNING id
         """),
         {
@@ -239,6 +261,7 @@ def add_chunks(session: Session, job_id: str, new: Sequence[NewChunk]) -> list[i
             "params": [msgspec.json.encode(chunk.params).decode() for chunk in new],
             "items": [chunk.items for chunk in new],
             "tokens": [chunk.tokens for chunk in new],
+            "of_twins": [chunk.of_twins for chunk in new],
         },
     )
     # Identity values are drawn in insertion order, so sorting restores it whatever RETURNING does.

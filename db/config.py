@@ -107,16 +107,16 @@ class Settings(BaseSettings):
         return (shipped, self.data / "models.toml")
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls, **known: Any) -> Self:
         """Raise ConfigError naming each variable that is missing or wrong; no message repeats a value.
 
-        Every variable may be given as a file instead: BUSHEL_DATABASE_URL_FILE and so on.
+        What is `known` is not read. Every variable may be given as a file instead: BUSHEL_DATABASE_URL_FILE and so on.
 
         Our own error, never KeyError: Celery swallows a KeyError raised in a lazy settings
         callable and silently falls back to its amqp default.
         """
         in_files = [field for field in cls.model_fields if os.environ.get(f"{_variable(field)}_FILE")]
-        given: dict[str, Any] = {field: secret_files.setting(_variable(field), os.environ) for field in in_files}
+        given = {field: secret_files.setting(_variable(field), os.environ) for field in in_files} | known
         try:
             return cls(**given)
         except ValidationError as exc:

@@ -45,6 +45,8 @@ class NewJob:
     expires_in: timedelta | None = None
     metadata: dict[str, Any] | None = None
     dry_run: bool = False
+    # Whether results may come from the tenant's cache, and go there.
+    cache: bool = False
     input_file_id: str | None = None
     inputs_key: str | None = None
     inputs_bytes: int = 0
@@ -217,6 +219,7 @@ def _insert(session: Session, tenant_id: str, new: NewJob) -> Job:
         long_input=new.long_input,
         on_error=new.on_error,
         dry_run=new.dry_run,
+        cache=new.cache,
         priority=new.priority,
         completion_window=new.completion_window,
         job_metadata=new.metadata,

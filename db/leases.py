@@ -224,8 +224,8 @@ def _split(session: Session, chunk_id: int, attempt: int, groups: list[list[int]
         session.execute(
             text("""
                 WITH piece AS (
-                    INSERT INTO chunks (job_id, model, params, items, tokens, crashes, parent_id)
-                    SELECT job_id, model, params, :items, tokens * :items / :total, :crashes, id
+                    INSERT INTO chunks (job_id, model, params, items, tokens, of_twins, crashes, parent_id)
+                    SELECT job_id, model, params, :items, tokens * :items / :total, of_twins, :crashes, id
                     FROM chunks WHERE id = :chunk RETURNING id, job_id
                 )
                 UPDATE items SET chunk_id = piece.id FROM piece

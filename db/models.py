@@ -145,6 +145,8 @@ class Job(Base):
     long_input: Mapped[str]
     on_error: Mapped[str]
     dry_run: Mapped[bool] = mapped_column(server_default=text("false"))
+    # Whether its results may come from the tenant's cache, and go there.
+    cache: Mapped[bool] = mapped_column(server_default=text("false"))
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     completion_window: Mapped[str | None]
     output_lifetime_seconds: Mapped[int | None]
@@ -174,6 +176,11 @@ class Job(Base):
     # Succeeded items whose input, or whose output, was cut at a limit.
     truncated_inputs: Mapped[int] = mapped_column(server_default="0")
     cut_outputs: Mapped[int] = mapped_column(server_default="0")
+    # Succeeded items that took the output of an equal one, of this job or from the cache, and the tokens not computed.
+    same_items: Mapped[int] = mapped_column(server_default="0")
+    cached_items: Mapped[int] = mapped_column(server_default="0")
+    saved_input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    saved_output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     # What its chunks took of a device, those too whose results came too late; energy only where it is measured.
     device_seconds: Mapped[float] = mapped_column(server_default="0")
     joules: Mapped[float | None]
@@ -281,6 +288,8 @@ class Chunk(Base):
     params: Mapped[JSON]
     items: Mapped[int]
     tokens: Mapped[int] = mapped_column(BigInteger)
+    # Its items are equal to items of other chunks: it is claimed after all of those, and copies their results.
+    of_twins: Mapped[bool] = mapped_column(server_default=text("false"))
     state: Mapped[str] = mapped_column(server_default=ChunkState.READY.value)
     # Raised by every claim: the fencing token of the lease.
     attempt: Mapped[int] = mapped_column(server_default="0")
@@ -295,7 +304,7 @@ class Chunk(Base):
     finished_at: Mapped[datetime | None]
     __table_args__ = (
         CheckConstraint(_one_of("state", ChunkState), name="state"),
-        Index("ix_chunks_ready", "job_id", "model", "id", postgresql_where=text("state = 'ready'")),
+        Index("ix_chunks_ready", "job_id", "model", "of_twins", "id", postgresql_where=text("state = 'ready'")),
         Index("ix_chunks_leased", "lease_expires_at", postgresql_where=text("state = 'leased'")),
         Index("ix_chunks_job_id", "job_id"),
         {"postgresql_with": {"fillfactor": "80"}},
@@ -328,6 +337,19 @@ class Result(Base):
         UniqueConstraint("job_id", "seq"),
         CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
     )
+
+
+class CachedResult(Base):
+    """Where a tenant's result for a recipe, parameters and an input is; `key` is a digest of all three.
+
+    It goes with its job, so that nothing is served that was deleted.
+    """
+
+    __tablename__ = "cached_results"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    idx: Mapped[int]
 
 
 class RecipeRow(Base):

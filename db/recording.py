@@ -8,18 +8,22 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import events, faults
+from db import cache, events, faults
 from db.copying import copy_into
 from db.errors import LeaseLost
 from db.inputs import storable
 from db.notices import announce
-from db.states import Count, JobEventType, JobStatus, Outcome, leftover
+from db.states import Count, JobEventType, JobStatus, Outcome, Reuse, leftover
 from db.usage import ADD, NOTHING, SPEND, Spent, as_values
 
 
 @dataclass(frozen=True, slots=True)
 class NewResult:
-    """The outcome of one item: `output` when it succeeded, `error_code` and `error_message` when not."""
+    """The outcome of one item: `output` when it succeeded, `error_code` and `error_message` when not.
+
+    `reuse` says that it was not computed, and then the tokens are none, and those that were saved by it are said. One
+    with a `cache_key` is remembered for the tenant under that.
+    """
 
     idx: int
     outcome: Outcome
@@ -29,16 +33,24 @@ class NewResult:
     input_tokens: int = 0
     output_tokens: int = 0
     error_param: str | None = None
+    reuse: Reuse | None = None
+    saved_input_tokens: int = 0
+    saved_output_tokens: int = 0
+    cache_key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the transaction left behind. `finalize`: no item of the job is open any more."""
+    """What the transaction left behind. `finalize`: no item of the job is open any more.
+
+    `is_idle`: items wait, and none runs. If those are twins, they have waited for this.
+    """
 
     job_id: str
     status: JobStatus
     finalize: bool
     handed_back: int
+    is_idle: bool = False
 
 
 _LOCK_CHUNK = text("""
@@ -46,7 +58,9 @@ _LOCK_CHUNK = text("""
     WHERE id = :chunk AND attempt = :attempt AND state = 'leased' FOR UPDATE
 """)
 _LOCK_ANY_CHUNK = text("SELECT job_id, model, items, tokens FROM chunks WHERE id = :chunk FOR UPDATE")
-_LOCK_JOB = text("SELECT status, succeeded + failed AS settled, interactive FROM jobs WHERE id = :job FOR UPDATE")
+_LOCK_JOB = text(
+    "SELECT status, succeeded + failed AS settled, interactive, tenant_id FROM jobs WHERE id = :job FOR UPDATE"
+)
 _CLOSE_CHUNK = text("""
     UPDATE chunks SET state = 'done', recipe_id = :recipe, lease_owner = NULL, lease_expires_at = NULL,
         hard_deadline = NULL, finished_at = now()
@@ -64,7 +78,9 @@ _COUNT = text(f"""
             cancelled = cancelled + :cancelled, expired = expired + :expired, queued = queued + :queued,
             queued_tokens = queued_tokens + :tokens, input_tokens = input_tokens + :input_tokens,
             output_tokens = output_tokens + :output_tokens, truncated_inputs = truncated_inputs + :truncated_inputs,
-            cut_outputs = cut_outputs + :cut_outputs, progressed_at = now(), {SPEND}
+            cut_outputs = cut_outputs + :cut_outputs, same_items = same_items + :same_items,
+            cached_items = cached_items + :cached_items, saved_input_tokens = saved_input_tokens + :saved_input_tokens,
+            saved_output_tokens = saved_output_tokens + :saved_output_tokens, progressed_at = now(), {SPEND}
         WHERE id = :job RETURNING status, queued, running, tenant_id, task
     ), added AS ({ADD})
     SELECT status, queued, running FROM counted
@@ -109,6 +125,8 @@ def record(
     else:
         session.execute(_CLOSE_CHUNK, mine)
     insert_results(session, chunk.job_id, results, job.settled, chunk_id, attempt)
+    # Before the day's row of usage, after which nothing is locked.
+    cache.remember(session, job.tenant_id, chunk.job_id, _remembered(results))
     outputs = [result.output for result in results if result.output is not None]
     after = session.execute(
         _COUNT,
@@ -123,6 +141,7 @@ def record(
             "output_tokens": sum(result.output_tokens for result in results),
             "truncated_inputs": sum("truncated_tokens" in output for output in outputs),
             "cut_outputs": sum(output.get("finish_reason") == "length" for output in outputs),
+            **_saved(results),
             **moved,
             **as_values(spent),
         },
@@ -137,7 +156,23 @@ def record(
         # Only there somebody waits for a result and not for the end: notices make commits wait for each other.
         announce(session, chunk.job_id)
     faults.reached("between insert and commit")
-    return Recorded(chunk.job_id, status, nothing_open, rest if running else 0)
+    is_idle = status is JobStatus.IN_PROGRESS and after.running == 0 and after.queued > 0
+    return Recorded(chunk.job_id, status, nothing_open, rest if running else 0, is_idle)
+
+
+def _remembered(results: Sequence[NewResult]) -> dict[bytes, int]:
+    """Which items are remembered, by key."""
+    return {result.cache_key: result.idx for result in results if result.cache_key is not None}
+
+
+def _saved(results: Sequence[NewResult]) -> dict[str, int]:
+    reused = [result for result in results if result.reuse is not None and result.outcome is Outcome.SUCCEEDED]
+    return {
+        "same_items": sum(result.reuse is Reuse.SAME for result in reused),
+        "cached_items": sum(result.reuse is Reuse.CACHED for result in reused),
+        "saved_input_tokens": sum(result.saved_input_tokens for result in reused),
+        "saved_output_tokens": sum(result.saved_output_tokens for result in reused),
+    }
 
 
 def _begin_finalizing(session: Session, job_id: str) -> JobStatus:

@@ -43,6 +43,13 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class Reuse(StrEnum):
+    """Where an outcome comes from that was not computed: an equal item of the job, or the tenant's cache."""
+
+    SAME = "job"
+    CACHED = "cache"
+
+
 class UploadStatus(StrEnum):
     """OpenAI's words; all but `pending` are final."""
 

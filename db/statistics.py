@@ -115,7 +115,8 @@ _SETTLED = text("""
     SELECT finished_at, seq FROM results WHERE job_id = :job AND seq = ANY(CAST(:seqs AS int[])) ORDER BY seq
 """)
 _SAMPLE = text("""
-    SELECT item.input_tokens, result.output_tokens, result.outcome, item.same_as,
+    SELECT item.input_tokens, result.output_tokens, result.outcome,
+        item.same_as IS NOT NULL OR coalesce(result.output ? 'reused', false) AS is_reused,
         extract(epoch FROM chunk.finished_at - chunk.started_at)::float8 AS seconds,
         extract(epoch FROM chunk.started_at - CAST(:created_at AS timestamptz))::float8 AS waited
     FROM items item
@@ -148,9 +149,9 @@ def statistics(session: Session, job: Job) -> Statistics:
         settled=tuple((row.finished_at, row.seq) for row in rows),
         sampled=len(sample),
         input_tokens=Distribution.of(row.input_tokens for row in sample),
-        # An item that is equal to an earlier one was not run for itself.
+        # One that took the output of an equal one was not run for itself.
         output_tokens=Distribution.of(
-            row.output_tokens for row in sample if row.outcome == "succeeded" and row.same_as is None
+            row.output_tokens for row in sample if row.outcome == "succeeded" and not row.is_reused
         ),
         seconds=Distribution.of(row.seconds for row in ran),
         waited=Distribution.of(row.waited for row in ran),

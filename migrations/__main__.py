@@ -1,4 +1,7 @@
-"""`python -m migrations` brings the database to this code's schema; `python -m migrations check` only compares."""
+"""`python -m migrations` brings the database to this code's schema; `python -m migrations check` only compares.
+
+`python -m migrations downgrade 0005` goes back to the schema as that migration left it.
+"""
 
 import sys
 
@@ -14,7 +17,13 @@ def main(words: list[str]) -> int:
             missing = migrations.pending(url)
             sys.stdout.write("\n".join(missing) + "\n" if missing else "up to date\n")
             return 1 if missing else 0
-        migrations.upgrade(url)
+        if words[:1] == ["downgrade"] and len(words) == 2:
+            migrations.downgrade(url, words[1])
+        elif words:
+            sys.stderr.write("say nothing, check, or downgrade and the number of a migration\n")
+            return 2
+        else:
+            migrations.upgrade(url)
     except LedgerError as exc:
         sys.stderr.write(f"{exc}\n")
         return 2

@@ -1,61 +1,11 @@
-"""What a worker does and how much of its device that takes, for its heartbeat and its metrics."""
+"""What a worker does, for its heartbeat."""
 
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-WINDOW_SECONDS = 60.0
-
-
-class DeviceClock:
-    """How long the device has been busy, and how long it waited for work. One thread begins and ends, any may ask."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._made_at = clock()
-        self._busy = 0.0
-        self._begun_at: float | None = None
-        # Those that reach into the window: when each began and ended.
-        self._spells: deque[tuple[float, float]] = deque()
-
-    def begin(self) -> None:
-        with self._lock:
-            self._begun_at = self._clock()
-
-    def end(self) -> None:
-        with self._lock:
-            now = self._clock()
-            assert self._begun_at is not None, "the device was not busy"
-            self._busy += now - self._begun_at
-            self._spells.append((self._begun_at, now))
-            self._begun_at = None
-            self._forget(now)
-
-    def seconds(self) -> tuple[float, float]:
-        """Busy and idle, since the clock was made; both never fall."""
-        with self._lock:
-            now = self._clock()
-            busy = self._busy + (now - self._begun_at if self._begun_at is not None else 0.0)
-            return busy, now - self._made_at - busy
-
-    def share(self) -> float:
-        """The busy part of the last minute, or of the time since the clock was made; 0 to 1."""
-        with self._lock:
-            now = self._clock()
-            self._forget(now)
-            since = max(self._made_at, now - WINDOW_SECONDS)
-            spells = [*self._spells, *([(self._begun_at, now)] if self._begun_at is not None else [])]
-            busy = sum(ended - max(begun, since) for begun, ended in spells)
-            return min(1.0, busy / (now - since)) if now > since else 0.0
-
-    def _forget(self, now: float) -> None:
-        while self._spells and self._spells[0][1] <= now - WINDOW_SECONDS:
-            self._spells.popleft()
+from workers.device import DeviceClock, Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +16,11 @@ class Loaded:
     loaded_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The chunk that is on the device, since when (Unix seconds), and its items."""
-
-    chunk_id: int
-    model: str
-    since: float
-    items: int
-
-
 class Pipeline(Protocol):
     """What is asked of a runner."""
 
     @property
     def device(self) -> DeviceClock: ...
-
-    @property
-    def running(self) -> Running | None: ...
 
     def speeds(self) -> Mapping[str, float]:
         """Tokens a second, in and out, that models did here lately."""
@@ -97,7 +34,7 @@ def activity(pipeline: Pipeline | None, loaded: Mapping[str, Loaded]) -> dict[st
     "loaded_at", "tokens_per_second" or null}}, "running": {"chunk", "model", "since", "items"} or null}
     """
     speeds = pipeline.speeds() if pipeline else {}
-    running = pipeline.running if pipeline else None
+    running = pipeline.device.running if pipeline else None
     return {
         "busy": round(pipeline.device.share(), 3) if pipeline else None,
         "memory_bytes": memory_bytes(),

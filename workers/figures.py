@@ -10,7 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import figures
 from db.session import Sessions
-from workers.activity import DeviceClock, device_memory_bytes
+from workers.activity import device_memory_bytes
+from workers.device import DeviceClock
 
 logger = logging.getLogger(__name__)
 

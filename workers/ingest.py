@@ -31,13 +31,13 @@ from workers.effective import MODEL_NOT_FOUND, Setups
 from workers.formats import Bounds, Format, Line, Unreadable, read
 from workers.planning import UNMEASURED_CHUNK_TOKENS, chunk_budget
 from workers.room import DiskNearlyFull
+from workers.seen import Seen
 from workers.selection import ParentDeleted, selected
 
 logger = logging.getLogger(__name__)
 
-# A window is read, sorted and written at once: what bounds memory, and the reach of the sorting and of the search
-# for equal inputs. Windows of 50,000 took 60 MiB more and were no faster; 10,000 are still several of the largest
-# chunks, and dozens of a real model's.
+# A window is read, sorted and written at once: what bounds memory, and the reach of the sorting. Windows of 50,000 took
+# 60 MiB more and were no faster; 10,000 are still several of the largest chunks, and dozens of a real model's.
 WINDOW_ITEMS = 10_000
 WINDOW_CHARS = 16 * 2**20
 MAX_LISTED_PROBLEMS = 100
@@ -374,6 +374,7 @@ class _Run:
         self._sessions, self._lease, self._source, self._setups = sessions, lease, source, setups
         self._limits = limits
         self._drafter = Drafter(setups, source.dialect, source.id_prefix)
+        self._seen = Seen()
         self.count = self.queued = self.referenced = self.invalid = 0
         self._input_tokens = 0
         # What each model has to do, in input tokens; copies count.
@@ -435,7 +436,7 @@ class _Run:
             ids = [self._drafter.id_of(line) for line in window] if self._has_ids and self.count else []
             known = intake.known_ids(session, job_id, ids) if ids else {}
             drafts, problems = self._drafter.drafts(window, self.count, known)
-            chunks, items = arrange(drafts, partial(self._budget, session))
+            chunks, items = arrange(drafts, partial(self._budget, session), self._seen)
             chunk_ids = add_chunks(session, job_id, chunks) if chunks else []
             intake.add_items(session, job_id, items, chunk_ids)
             settled = [draft.settled for draft in drafts if draft.settled]

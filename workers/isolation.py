@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from workers.engines.base import Encoded, Engine, EngineBroken, Generation, OutOfMemory, Params
+from workers.engines.base import Encoded, Engine, EngineBroken, Generation, OutOfMemory, Params, ignore
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,18 @@ def generate(
     on_progress: Callable[[], None] = lambda: None,
     slices: Sequence[Sequence[int]] | None = None,
     is_enough: Callable[[], bool] = lambda: False,
+    on_drained: Callable[[], None] = ignore,
 ) -> Outputs:
     """Generate for every prompt; a prompt that cannot be done fails alone.
 
     With `slices` (places, together all prompts) the engine is given one slice after the other, and
-    no further one once `is_enough` says so: what runs is finished, what waits is left.
+    no further one once `is_enough` says so: what runs is finished, what waits is left. `on_drained` is
+    called when the engine says so of the last one; the next chunk may begin beside it then.
 
-    Out of memory halves the device batch and goes on with what is left; a prompt that does not fit
-    by itself is a fault. Any other exception is bisected to the guilty prompts: with one among n,
-    the prompts run at most three times on average. EngineBroken is passed on: nothing in this
-    process can be trusted after it.
+    Out of memory halves the device batch and goes on with what is left; a prompt that does not fit by itself is a
+    fault. Beside another chunk on the device it proves nothing, and what is left is left. Any other exception is
+    bisected to the guilty prompts: with one among n, the prompts run at most three times on average. EngineBroken is
+    passed on: nothing in this process can be trusted after it.
     """
     outputs = Outputs()
     todo = [list(range(len(prompts)))] if slices is None else [list(places) for places in reversed(slices)]
@@ -59,13 +61,17 @@ def generate(
             # A batch that failed only after its last answer has nothing left.
             continue
         try:
-            _attempt(engine, prompts, places, params, should_stop, on_progress, outputs)
+            _attempt(engine, prompts, places, params, should_stop, on_progress, outputs, ignore if todo else on_drained)
         except EngineBroken:
             raise
         except OutOfMemory as exc:
             left = [place for place in places if place not in outputs.generations]
-            if engine.shrink():
-                outputs.halvings += 1
+            is_smaller = engine.shrink()
+            outputs.halvings += is_smaller
+            if exc.is_shared:
+                logger.warning("out of memory beside another chunk: %s", exc, extra={"action": "batch_halved"})
+                break
+            if is_smaller:
                 logger.warning(
                     "out of memory, going on with smaller batches: %s", exc, extra={"action": "batch_halved"}
                 )
@@ -99,10 +105,11 @@ def _attempt(
     should_stop: Callable[[], bool],
     on_progress: Callable[[], None],
     outputs: Outputs,
+    on_drained: Callable[[], None],
 ) -> None:
     """One call of the engine; its promise - each prompt once, none else - is checked as it answers."""
     seen = 0
-    for generation in engine.generate([prompts[place] for place in places], params, should_stop):
+    for generation in engine.generate([prompts[place] for place in places], params, should_stop, on_drained):
         if not 0 <= generation.index < len(places) or places[generation.index] in outputs.generations:
             raise WrongOutputs(f"the engine answered prompt {generation.index} of {len(places)} twice or unasked")
         outputs.generations[places[generation.index]] = generation

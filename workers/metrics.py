@@ -14,6 +14,7 @@ NO_MODEL = ""
 
 ITEMS = Counter("bushel_items", "Items that have their final outcome", ["model", "outcome"])
 TOKENS = Counter("bushel_tokens", "Tokens of items that succeeded", ["model", "kind"])
+REUSED = Counter("bushel_items_reused", "Items that took an output that was there already", ["model", "source"])
 CHUNKS = Counter("bushel_chunks", "Chunks by what became of a worker's lease on them", ["model", "outcome"])
 RETRIES = Counter("bushel_chunk_retries", "Claims of chunks that had been claimed before", ["model"])
 STAGE = Histogram("bushel_stage_seconds", "What a chunk spends in each stage", ["stage", "model"], buckets=_BUCKETS)

@@ -1,6 +1,7 @@
 """What is told of a piece of work once it is through: to the counters, to its trace, and to the log while it runs."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -47,6 +48,8 @@ def _count_items(model: str, results: Sequence[NewResult], left: int, status: Jo
     count(model, Outcome.FAILED, len(results) - len(succeeded))
     if left:
         count(model, leftover(status), left)
+    for source, items in Counter(result.reuse for result in succeeded if result.reuse is not None).items():
+        metrics.REUSED.labels(model, source.value).inc(items)
     metrics.TOKENS.labels(model, "input").inc(sum(result.input_tokens for result in succeeded))
     metrics.TOKENS.labels(model, "output").inc(sum(result.output_tokens for result in succeeded))
 

@@ -2,8 +2,10 @@
 
 Between the stages there is one chunk each, so that the device always has the next chunk at hand and
 never waits for the database, what is urgent waits for no more than that, and a stopping worker has
-little to hand back. A fourth thread keeps the leases: it renews them, sees within a second when a
-job was cancelled, and ends the process when a chunk is past its hard deadline.
+little to hand back. The second stage has two threads: where the engine allows it, a chunk begins while
+the last batches of the one before it are still on the device. One more thread keeps the leases: it
+renews them, sees within a second when a job was cancelled, and ends the process when a chunk is past
+its hard deadline.
 """
 
 import logging
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
@@ -25,18 +28,22 @@ from db.recipes import recipe_id
 from db.recording import NewResult, Recorded, record
 from db.session import Sessions
 from workers import isolation, metrics, observation
-from workers.activity import DeviceClock, Running
+from workers.device import DeviceClock, Running
 from workers.energy import GPUMeter, Meter, between
-from workers.engines.base import Engine, EngineBroken, ModelUnavailable
+from workers.engines.base import Engine, EngineBroken, ModelUnavailable, Tally
 from workers.engines.load import decoding_params
 from workers.keeper import Keeper
 from workers.planning import CHUNK_PATIENCE_SECONDS
+from workers.reuse import look_up
+from workers.turn import Turn
 from workers.work import Work, all_failed, encode, log_fields, refuse_all, results_of
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 EXIT_BROKEN = 70
+# One chunk that feeds the device, and one whose last batches are on it.
+LANES = 2
 # Of the newest chunk in the average speed: about the last five count.
 SPEED_WEIGHT = 0.2
 # An item that is still at it by this part of its chunk's deadline is given up before the watchdog ends the process.
@@ -85,13 +92,17 @@ class Runner:
         # Tokens a second of the latest chunks, for whoever asks how the models do.
         self._speeds: dict[str, float] = {}
         self.device = DeviceClock()
-        self._running: Running | None = None
+        # Held by the lane that takes a chunk, until all of it is on the device.
+        self._feeding = threading.Lock()
+        self._lanes = LANES
+        # What each engine's batches had come to when they were last counted.
+        self._counted: WeakKeyDictionary[Engine, Tally] = WeakKeyDictionary()
         self._keeper = Keeper(sessions, chunk_deadline_seconds, partial(end_process, EXIT_BROKEN))
         self._threads = [
             threading.Thread(target=self._surely, args=(stage,), name=name, daemon=True)
             for name, stage in (
                 ("reader", self._read),
-                ("device", self._generate),
+                *((f"device-{lane}", self._generate) for lane in range(LANES)),
                 ("writer", self._write),
                 ("keeper", self._keeper.run),
             )
@@ -109,11 +120,6 @@ class Runner:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
-
-    @property
-    def running(self) -> Running | None:
-        """The chunk on the device, if there is one."""
-        return self._running
 
     def leases_held(self) -> int:
         return self._keeper.count()
@@ -134,12 +140,12 @@ class Runner:
     def stop(self, grace_seconds: float) -> None:
         """Let the running chunk finish within the grace, then hand its rest back; return when all is written."""
         self.begin_stop()
-        reader, device, writer, keeper = self._threads
+        *stages, keeper = self._threads
         give_up_at = time.monotonic() + grace_seconds
-        for thread in (reader, device, writer):
+        for thread in stages:
             thread.join(max(0.0, give_up_at - time.monotonic()))
         self._keeper.stop_all()
-        for thread in (reader, device, writer):
+        for thread in stages:
             thread.join()
         self._keeper.close()
         keeper.join()
@@ -235,6 +241,7 @@ class Runner:
         try:
             with work.stage("read"), self._sessions() as session:
                 work.items = chunks.items_of(session, claim.chunk_id)
+                look_up(session, work)
         except SQLAlchemyError as exc:
             logger.warning("chunk %s not read: %s", claim.chunk_id, exc, extra=log_fields(work, "chunk_unreadable"))
             # Goes its way without items: the last stage gives it back as soon as the database is there again.
@@ -263,20 +270,31 @@ class Runner:
     # --- second stage ------------------------------------------------------------------------
 
     def _generate(self) -> None:
-        while (work := self._to_device.get()) is not None:
+        while (work := self._generated()) is not None:
+            faults.reached("after run")
+            self._to_record.put(work)
+        with self._feeding:
+            self._lanes -= 1
+            is_last = self._lanes == 0
+        if is_last:
+            self._to_record.put(None)
+
+    def _generated(self) -> Work | None:
+        with Turn(self._feeding) as turn:
+            work = self._to_device.get()
+            if work is None:
+                # For the next lane.
+                self._to_device.put(None)
+                return None
             self._urgent.clear()
             self._room.release()
             with observation.at_chunk(work):
-                self._run(work)
-            faults.reached("after run")
-            self._note_pace(work)
-            self._to_record.put(work)
-        self._to_record.put(None)
+                self._run(work, turn)
+            return work
 
-    def _run(self, work: Work) -> None:
-        model, before = work.claim.model, replace(work.engine.tally)
-        self._running = Running(work.claim.chunk_id, model, time.time(), work.claim.items)
-        self.device.begin()
+    def _run(self, work: Work, turn: Turn) -> None:
+        running = Running(work.claim.chunk_id, work.claim.model, time.time(), work.claim.items)
+        self.device.begin(running)
         joules = self._meter.joules(work.engine.recipe.device)
         work.begin()
         try:
@@ -286,18 +304,15 @@ class Runner:
                 work.params,
                 partial(self._must_stop, work),
                 work.advance,
-                work.slices(self._pace.get(model)),
+                work.slices(self._pace.get(work.claim.model)),
                 partial(self._is_enough, work),
+                turn.pass_on,
             )
         except EngineBroken as exc:
             logger.critical("the engine is broken: %s", exc, extra=log_fields(work, "engine_broken"))
             self._end_process(EXIT_BROKEN)
-        work.end()
+        work.end(self.device.end(running))
         work.joules = between(joules, self._meter.joules(work.engine.recipe.device))
-        self.device.end()
-        self._running = None
-        metrics.count_batches(model, work.engine.tally.since(before))
-        metrics.HALVINGS.labels(model).inc(work.outputs.halvings)
 
     def _must_stop(self, work: Work) -> bool:
         return work.stop.is_set() or work.note_time(DEADLINE_SHARE * self._deadline)
@@ -310,7 +325,7 @@ class Runner:
         return self._urgent.is_set() and work.progress > 0
 
     def _note_pace(self, work: Work) -> None:
-        """Seconds per input token of the latest chunk, and its speed. Only this thread writes them."""
+        """Seconds per input token of the latest chunk, and its speed. Only the third stage writes them."""
         if (tokens := work.consumed) and not work.claim.interactive:
             self._pace[work.claim.model] = max(work.seconds, 1e-6) / tokens
             speed = (tokens + work.produced) / max(work.seconds, 1e-6)
@@ -324,8 +339,17 @@ class Runner:
             with observation.at_chunk(work):
                 self._settle(work)
 
+    def _count_batches(self, work: Work) -> None:
+        """With those of a chunk beside it, if that is where they ended."""
+        model, now = work.claim.model, replace(work.engine.tally)
+        metrics.count_batches(model, now.since(self._counted.get(work.engine, Tally())))
+        metrics.HALVINGS.labels(model).inc(work.outputs.halvings)
+        self._counted[work.engine] = now
+
     def _settle(self, work: Work) -> None:
         """Decode, record, let go, and ring for what is next."""
+        self._note_pace(work)
+        self._count_batches(work)
         with work.stage("detokenize"), work.busy():
             results = self._results(work)
         faults.reached("before record")
@@ -341,7 +365,7 @@ class Runner:
         faults.reached("between commit and ring")
         if recorded.finalize:
             self._doorbell.ring(FINALIZE, recorded.job_id)
-        if recorded.handed_back:
+        if recorded.handed_back or recorded.is_idle:
             self._doorbell.ring(WORK, work.claim.model)
 
     def _results(self, work: Work) -> list[NewResult]:
@@ -353,7 +377,7 @@ class Runner:
 
     def _acquit(self, work: Work) -> None:
         """The chunk did not kill this process, which lives to say so; unless it outlived its deadline."""
-        if work.seconds > DEADLINE_SHARE * self._deadline:
+        if work.seconds_there > DEADLINE_SHARE * self._deadline:
             return
         try:
             with self._sessions.begin() as session:
@@ -385,10 +409,12 @@ class Runner:
         while not (work.lost or (self._stopping.is_set() and time.monotonic() > give_up_at)):
             try:
                 with self._sessions.begin() as session:
-                    recipe = recipe_id(session, asdict(work.engine.recipe) | {"params": work.claim.params})
+                    made = asdict(work.engine.recipe) | {"params": work.claim.params}
+                    recipe = None if work.is_copied else recipe_id(session, made)
                     recorded = record(session, *work.lease, results, recipe, work.spent)
                     if not work.claim.interactive:
-                        tokens = work.claim.tokens if len(results) == work.claim.items else 0
+                        is_whole = len(results) == work.claim.items and not work.known
+                        tokens = work.claim.tokens if is_whole else 0
                         rates.observe(session, work.claim.model, work.consumed, work.produced, work.seconds, tokens)
                 logger.info(
                     "chunk %s: %d results in %.2f s",

@@ -15,7 +15,7 @@ from typing import Any
 
 from db.chunks import Claim, ClaimedItem
 from db.recording import NewResult
-from db.states import Outcome
+from db.states import Outcome, Reuse
 from db.usage import Spent
 from models.params import copies
 from telemetry.traces import Moment, now
@@ -38,8 +38,11 @@ class Work:
     engine: Engine
     params: Params = field(default_factory=Params)
     items: list[ClaimedItem] = field(default_factory=list)
+    # Results that are there already, by place in `items`, and the keys under which the others may be remembered.
+    known: dict[int, NewResult] = field(default_factory=dict)
+    keys: dict[int, bytes] = field(default_factory=dict)
     # What to compute, prompt after prompt, and which positions in it belong to the item at which place in `items`;
-    # twins and refused ones have none.
+    # known ones, twins and refused ones have none.
     encoded: list[Encoded] = field(default_factory=list)
     spans: dict[int, range] = field(default_factory=dict)
     refused: dict[int, Fault] = field(default_factory=dict)
@@ -51,7 +54,9 @@ class Work:
     begun_at: float | None = None
     # While the engine is at it, on the same clock; None while it waits for its turn, or for the database.
     busy_since: float | None = None
+    # What it had of the device, and how long it was there, perhaps beside another chunk.
     seconds: float = 0.0
+    seconds_there: float = 0.0
     joules: float | None = None
     # Recording it went wrong in a way that may be no more than an acknowledgement that was lost.
     is_doubtful: bool = False
@@ -69,6 +74,11 @@ class Work:
     @property
     def spent(self) -> Spent:
         return Spent(self.seconds, self.joules)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether all its results are those of other chunks of the job, which had recipes of their own."""
+        return len(self.known) == len(self.items) and all(each.reuse is Reuse.SAME for each in self.known.values())
 
     @property
     def consumed(self) -> int:
@@ -108,11 +118,11 @@ class Work:
             ready = last.began + last.seconds
             self.moments.append(Moment("device_wait", ready, max(0.0, now() - ready)))
 
-    def end(self) -> None:
+    def end(self, seconds: float) -> None:
         assert self.begun_at is not None
-        self.seconds = time.monotonic() - self.begun_at
+        self.seconds, self.seconds_there = seconds, time.monotonic() - self.begun_at
         self.busy_since = None
-        self.moments.append(Moment("device", now() - self.seconds, self.seconds))
+        self.moments.append(Moment("device", now() - self.seconds_there, self.seconds_there))
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -139,9 +149,28 @@ def _prompts(body: dict[str, Any]) -> list[Prompt]:
     return [Prompt(text) for text in body["texts"]] if "texts" in body else [Prompt(body["text"])]
 
 
+def twins_of(items: Sequence[ClaimedItem]) -> dict[int, int]:
+    """Which item of a chunk takes the outcome of which other one there, by their places.
+
+    Of items that are equal to one that is not there, the first stands for the others.
+    """
+    place_of = {item.idx: place for place, item in enumerate(items)}
+    twin_of: dict[int, int] = {}
+    for place, item in enumerate(items):
+        if item.same_as is not None and (first := place_of.setdefault(item.same_as, place)) != place:
+            twin_of[place] = first
+    return twin_of
+
+
+def _own(work: Work) -> list[int]:
+    """The places of the items that have to be computed."""
+    twin_of = twins_of(work.items)
+    return [place for place in range(len(work.items)) if place not in twin_of and place not in work.known]
+
+
 def encode(work: Work) -> None:
-    """Fill in what is to be computed: not twins, not items that are refused."""
-    prompts_of = {place: _prompts(item.input) for place, item in enumerate(work.items) if item.same_as is None}
+    """Fill in what is to be computed: not what is known, not twins, not items that are refused."""
+    prompts_of = {place: _prompts(work.items[place].input) for place in _own(work)}
     encoded = iter(_encoded(work, list(chain.from_iterable(prompts_of.values()))))
     for place, prompts in prompts_of.items():
         mine = [next(encoded) for _ in prompts]
@@ -238,27 +267,25 @@ def _too_much(span: range) -> Fault:
 
 
 def results_of(work: Work) -> list[NewResult]:
-    """Decode what was generated and give twins the outcome of their original.
+    """Decode what was generated, and give twins the outcome of their original; with what was known before.
 
     An item fails with the first fault among its prompts, and is left open when some were not reached - unless
     that is because they take longer than a chunk may.
     """
     texts = _texts_of(work)
     faults = dict(work.refused)
-    by_idx: dict[int, NewResult] = {}
+    found_at = dict(work.known)
     for place, span in work.spans.items():
         found = [work.outputs.faults.get(at) or texts.get(at) for at in span]
         if (fault := next((each for each in found if isinstance(each, Fault)), None)) is not None:
             faults[place] = fault
         elif None not in found:
             said = chain.from_iterable(each for each in found if isinstance(each, list))
-            by_idx[work.items[place].idx] = _succeeded(work, place, list(said))
+            found_at[place] = _succeeded(work, place, list(said))
         elif work.is_late and len(span) > 1 and found != [None] * len(span):
             faults[place] = _too_much(span)
-    for place, fault in faults.items():
-        idx = work.items[place].idx
-        by_idx[idx] = _failed(idx, fault)
-    return [*by_idx.values(), *_twins(work, by_idx)]
+    found_at |= {place: _failed(work.items[place].idx, fault) for place, fault in faults.items()}
+    return [*found_at.values(), *_twins(work, found_at)]
 
 
 def _succeeded(work: Work, place: int, texts: list[str]) -> NewResult:
@@ -277,6 +304,7 @@ def _succeeded(work: Work, place: int, texts: list[str]) -> NewResult:
         # A prompt is read once, however many copies are made of it.
         input_tokens=sum(len(each) for each in encoded if each.choice == 0),
         output_tokens=sum(len(each.tokens) for each, _ in made),
+        cache_key=work.keys.get(place),
     )
 
 
@@ -318,20 +346,35 @@ def _text_alone(work: Work, generation: Generation) -> str | Fault:
     return text
 
 
-def _twins(work: Work, by_idx: dict[int, NewResult]) -> list[NewResult]:
-    # Twins cost nothing: their usage is zero, so that usage sums to what was computed.
+def _twins(work: Work, found_at: dict[int, NewResult]) -> list[NewResult]:
     return [
-        replace(first, idx=item.idx, input_tokens=0, output_tokens=0, output=_reused(first))
-        for item in work.items
-        if item.same_as is not None and (first := by_idx.get(item.same_as)) is not None
+        as_twin(found_at[first], work.items[place].idx)
+        for place, first in twins_of(work.items).items()
+        if first in found_at and place not in found_at
     ]
 
 
-def _reused(first: NewResult) -> dict[str, Any] | None:
-    """The output, with what it took to make it, for dialects that say so of every answer."""
-    if first.output is None:
-        return None
-    return first.output | {"reused": {"input_tokens": first.input_tokens, "output_tokens": first.output_tokens}}
+def as_twin(first: NewResult, idx: int) -> NewResult:
+    """The outcome of an item for one that is equal to it.
+
+    Twins cost nothing: their usage is zero, so that usage sums to what was computed. What it took to make the output is
+    said in it, for dialects that say so of every answer; a first that took it from elsewhere says that already.
+    """
+    output, taken = first.output, {"input_tokens": 0, "output_tokens": 0}
+    if output is not None:
+        taken = output.get("reused") or {"input_tokens": first.input_tokens, "output_tokens": first.output_tokens}
+        output = output | {"reused": taken}
+    return NewResult(
+        idx,
+        first.outcome,
+        output,
+        first.error_code,
+        first.error_message,
+        error_param=first.error_param,
+        reuse=Reuse.SAME,
+        saved_input_tokens=taken["input_tokens"],
+        saved_output_tokens=taken["output_tokens"],
+    )
 
 
 def _failed(idx: int, fault: Fault) -> NewResult:
@@ -348,7 +391,7 @@ def refuse_all(work: Work) -> None:
     """Leave nothing to compute, and every item with a fault: what is left when a chunk cannot be prepared."""
     fault = Fault("engine_error", "the inputs of this item's chunk cannot be prepared; the worker's log says why")
     work.encoded, work.spans = [], {}
-    work.refused = {place: fault for place, item in enumerate(work.items) if item.same_as is None}
+    work.refused = dict.fromkeys(_own(work), fault)
 
 
 def log_fields(work: Work, action: str) -> dict[str, Any]:

@@ -65,6 +65,11 @@ class BatchExtension(BaseModel):
     on_error: str
     long_input: str
     params: dict[str, Any]
+    cache: bool
+    same_requests: int = Field(description="Of the completed ones, those that were equal to others of the batch.")
+    cached_requests: int = Field(description="Of the completed ones, those whose result was in your cache.")
+    saved_input_tokens: int = Field(description="Tokens of both, which were not computed and are not in `usage`.")
+    saved_output_tokens: int
     error_count: int = Field(description="How many problems the file has; `errors` lists the first hundred.")
     output_lifetime_seconds: int | None
 
@@ -158,6 +163,11 @@ def shown(job: Job, around: Surroundings) -> dict[str, Any]:
         "on_error": job.on_error,
         "long_input": job.long_input,
         "params": job.params,
+        "cache": job.cache,
+        "same_requests": job.same_items,
+        "cached_requests": job.cached_items,
+        "saved_input_tokens": job.saved_input_tokens,
+        "saved_output_tokens": job.saved_output_tokens,
         "error_count": job.errors["total"] if job.errors else 0,
         "output_lifetime_seconds": job.output_lifetime_seconds,
     }

@@ -57,6 +57,9 @@ class BatchOptions(Strict):
         "error", description="What happens to an input longer than the model takes."
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
+    cache: bool = Field(
+        False, description="Take results of earlier jobs and batches with `cache` for equal requests, and keep these."
+    )
     # Not called so: pydantic's own classes have a `validate`.
     is_validated: bool = Field(
         False,
@@ -206,6 +209,7 @@ def _submit(body: BatchRequest, options: BatchOptions, said: Said) -> Submitted:
         long_input=options.long_input,
         on_error=options.on_error,
         priority=options.priority,
+        cache=options.cache,
         completion_window=body.completion_window,
         expires_in=duration(body.completion_window),
         metadata=body.metadata,

@@ -63,6 +63,10 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
         "input_tokens": 0,
         "output_tokens": 0,
         "total_tokens": 0,
+        "same_items": 0,
+        "cached_items": 0,
+        "saved_input_tokens": 0,
+        "saved_output_tokens": 0,
         "device_seconds": 0,
         "joules": None,
     }
@@ -82,7 +86,7 @@ def test_a_job_says_all_its_keys_with_null_where_there_is_nothing(client: httpx.
     ):
         assert job[name] is None
     assert job["notices"] == {"truncated_inputs": 0, "cut_outputs": 0}
-    assert len(job) == 44
+    assert len(job) == 45
 
 
 def test_inline_inputs_are_spooled_as_lines_for_ingest(client: httpx.Client, ledger: Ledger) -> None:
@@ -604,6 +608,10 @@ def test_a_running_job_tells_progress_speed_and_usage(client: httpx.Client, ledg
         "input_tokens": 10,
         "output_tokens": 5,
         "total_tokens": 15,
+        "same_items": 0,
+        "cached_items": 0,
+        "saved_input_tokens": 0,
+        "saved_output_tokens": 0,
         "device_seconds": 0,
         "joules": None,
     }

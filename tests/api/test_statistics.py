@@ -218,3 +218,13 @@ def test_a_job_is_found_by_a_part_of_its_id_and_by_no_control_character(client: 
     ]
     assert client.get("/v1/jobs", params={"search": "a\x00b"}).status_code == 400
     assert client.get("/v1/jobs", params={"search": "a" * 101}).status_code == 400
+
+
+def test_an_output_that_came_from_the_cache_has_no_length_of_its_own(client: httpx.Client, ledger: Ledger) -> None:
+    job_id = ledger.started(3)
+    finished(ledger, job_id)
+    ledger.run("UPDATE results SET output = output || '{\"reused\": {}}', output_tokens = 0 WHERE idx = 1")
+
+    found = asked(client, job_id)
+
+    assert isinstance(found["output_tokens"], dict) and found["output_tokens"]["count"] == 2

@@ -71,6 +71,8 @@ OF_THE_KEY = {
     ("POST", "/v1/keys"),
     ("GET", "/v1/quota"),
     ("GET", "/v1/usage"),
+    ("GET", "/v1/cache"),
+    ("DELETE", "/v1/cache"),
     ("GET", "/v1/events"),
     ("GET", "/v1/audit-log"),
     ("GET", "/v1/files"),

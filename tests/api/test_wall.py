@@ -45,6 +45,11 @@ def tenants(client: httpx.Client, stranger: httpx.Client, ledger: Ledger) -> dic
             " VALUES (:job, 'echo', 0, 1, 2, 3, now())",
             job=job_id,
         )
+        ledger.run(
+            "INSERT INTO cached_results (tenant_id, key, job_id, idx) SELECT tenant_id, 'same', id, 0 FROM jobs"
+            " WHERE id = :job",
+            job=job_id,
+        )
         webhook_id = each.post("/v1/webhooks", json={"url": "https://hooks.example/"}).json()["id"]
         each.post(f"/v1/webhooks/{webhook_id}/test")
         announced = {"bytes": 5, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}
@@ -121,6 +126,8 @@ def test_the_role_may_do_no_more_than_it_must(sessions: Sessions) -> None:
     # A log that its subjects could change would be none.
     assert granted["audit_log"] == {"SELECT", "INSERT"}
     assert granted["sign_ins"] == {"SELECT"}
+    # What is in it, workers alone decide.
+    assert granted["cached_results"] == {"SELECT", "DELETE"}
     assert "DELETE" not in granted["api_keys"]
 
 
@@ -154,7 +161,7 @@ def test_a_statement_without_its_condition_changes_nothing_of_others(
         session.execute(text("UPDATE jobs SET priority = 7"))
         session.execute(text("UPDATE webhooks SET url = 'https://evil.example/'"))
         session.execute(text("UPDATE api_keys SET scopes = '[]'"))
-        for table in ("results", "items", "chunks", "deliveries", "upload_parts", "idempotency_keys"):
+        for table in ("cached_results", "results", "items", "chunks", "deliveries", "upload_parts", "idempotency_keys"):
             session.execute(text(f"DELETE FROM {table}"))
 
     with sessions() as session:
@@ -164,7 +171,7 @@ def test_a_statement_without_its_condition_changes_nothing_of_others(
         ask = "SELECT url FROM webhooks WHERE tenant_id = :tenant"
         assert session.execute(text(ask), own).scalars().all() == ["https://hooks.example/"]
         assert session.execute(text("SELECT count(*) FROM api_keys WHERE scopes <> '[]'")).scalar_one() == 1
-        for table in ("results", "items", "chunks", "deliveries", "upload_parts", "idempotency_keys"):
+        for table in ("cached_results", "results", "items", "chunks", "deliveries", "upload_parts", "idempotency_keys"):
             assert count(session, table) > 0, table
 
 
@@ -185,6 +192,11 @@ def test_a_statement_without_its_condition_changes_nothing_of_others(
             " VALUES ('aud_x', :other, 'me', 'key.created', 'x', '{}')",
             id="an entry in another's log",
         ),
+        pytest.param(
+            "INSERT INTO cached_results (tenant_id, key, job_id, idx) VALUES ('ten', 'x', 'job_x', 0)",
+            id="a result into the cache",
+        ),
+        pytest.param("UPDATE cached_results SET idx = 1", id="another result in the cache"),
         pytest.param("SELECT * FROM alembic_version", id="another table"),
         pytest.param("SET LOCAL session_replication_role = 'replica'", id="a right of superusers"),
         pytest.param("ALTER TABLE jobs DISABLE ROW LEVEL SECURITY", id="the wall itself"),

@@ -29,3 +29,17 @@ def test_jobs_under_way_survive_a_downgrade_and_an_upgrade(ledger: Ledger, datab
     assert ledger.counts(going) == {"succeeded": 6} and ledger.counts(unread) == {"succeeded": 2}
     assert {ledger.job(going).status, ledger.job(unread).status} == {"completed"}
     assert is_sound(ledger, going) and is_sound(ledger, unread)
+
+
+def test_twins_that_wait_are_computed_by_older_code(ledger: Ledger, database_url: str) -> None:
+    ledger.window_items = 2
+    job_id = ledger.submit(b"a\nb\na\nb\nb\na\n")
+    assert ledger.ingest(job_id)
+    assert [row.same_as for row in ledger.rows("SELECT same_as FROM items ORDER BY idx")] == [None, None, 0, 1, 1, 0]
+
+    migrations.downgrade(database_url, "0005")
+
+    assert {row.same_as for row in ledger.rows("SELECT same_as FROM items")} == {None}
+    migrations.upgrade(database_url)
+    finish(ledger)
+    assert ledger.counts(job_id) == {"succeeded": 6} and is_sound(ledger, job_id)

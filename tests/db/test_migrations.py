@@ -98,3 +98,19 @@ def test_migrators_that_start_together_do_no_harm(database_url: str) -> None:
 
     assert [migrator.wait(60) for migrator in together] == [0, 0, 0]
     assert migrations.pending(database_url) == []
+
+
+def test_the_command_goes_down_and_refuses_what_it_does_not_know(database_url: str) -> None:
+    environment = {**os.environ, "BUSHEL_DATABASE_URL": database_url, "BUSHEL_BROKER_URL": "redis://127.0.0.1:1/0"}
+
+    def migrate(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "migrations", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert migrate("downgrade", "0005").returncode == 0
+    assert migrations.pending(database_url) != []
+    unknown = migrate("chekc")
+    assert unknown.returncode == 2 and "downgrade and the number" in unknown.stderr
+    assert migrations.pending(database_url) != []
+    assert migrate().returncode == 0
+    assert migrations.pending(database_url) == []

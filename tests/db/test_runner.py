@@ -394,10 +394,14 @@ def test_a_chunk_that_cost_a_worker_is_held_alone(ledger: Ledger) -> None:
     seen: list[list[int]] = []
     echo = open_echo(spec(), None)
 
+    def crashes() -> list[int]:
+        return [row.crashes for row in held(ledger)]
+
     def generate(*args: Any) -> Any:
         # Time for the reader to claim the next chunk, which it would do if nothing held it back.
         time.sleep(0.05)
-        seen.append([row.crashes for row in held(ledger)])
+        # What it claims beside others and should not, it gives back at once.
+        seen.append(eventually(lambda: now if (now := crashes()) == [1] or 1 not in now else None))
         return echo.generate(*args)
 
     runner, _, _ = runner_of(ledger, Handled(echo, generate=generate))
@@ -407,6 +411,36 @@ def test_a_chunk_that_cost_a_worker_is_held_alone(ledger: Ledger) -> None:
 
     assert len(seen) == 12
     assert [crashes for crashes in seen if 1 in crashes] == [[1]] * 4
+
+
+def test_a_chunk_begins_while_the_last_batches_of_the_one_before_are_on_the_device(ledger: Ledger) -> None:
+    job_id = ledger.started(6)
+    ledger.recut(job_id, 2)
+    echo = open_echo(spec(), None)
+    begun: list[int] = []
+    both = threading.Event()
+    clocks: list[int] = []
+
+    def generate(prompts: Any, params: Any, should_stop: Any, on_drained: Any) -> Any:
+        begun.append(len(prompts))
+        first, *others = echo.generate(prompts, params, should_stop)
+        yield first
+        if len(begun) == 1:
+            on_drained()
+            assert both.wait(10), "no chunk was let in"
+            clocks.append(len(held(ledger)))
+        else:
+            both.set()
+        yield from others
+
+    runner, _, _ = runner_of(ledger, Handled(echo, generate=generate))
+    runner.start()
+    eventually(lambda: ledger.job(job_id).succeeded == 6)
+    runner.stop(1)
+
+    assert begun == [2, 2, 2] and clocks[0] >= 2
+    [row] = ledger.rows("SELECT device_seconds FROM jobs WHERE id = :id", id=job_id)
+    assert 0 < row.device_seconds <= runner.device.seconds()[0] + 1e-3
 
 
 def test_only_one_chunk_waits_for_the_device_so_that_what_is_urgent_is_third(ledger: Ledger) -> None:
@@ -452,7 +486,8 @@ def test_a_long_chunk_makes_way_between_slices_for_a_request_that_somebody_waits
     with ledger.sessions.begin() as session:
         interactive.submit(session, ledger.tenant, new, {"text": "x"}, {})
     runner.wake()
-    eventually(lambda: len(held(ledger)) == 2)
+    # At hand, and not only claimed: it makes others make way when it could begin.
+    eventually(lambda: runner._to_device.qsize())
     gate.set()
     eventually(lambda: ledger.job(new.id).succeeded and ledger.job(job_id).succeeded == 4)
     runner.stop(1)

@@ -1,5 +1,6 @@
 """What the runner may rely on, from each engine: order, lengths, batch-mates, cuts, stops, cancelling."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import pytest
 
 from models.registry import EngineKind
 from tests.engines.conftest import CAUSAL, SEQ2SEQ, SETTINGS, Bench, generated, languages, outputs
-from workers.engines.base import Encoded, Message, Params, Prompt
+from workers.engines.base import Encoded, Generation, Message, Params, Prompt
 
 ENGINES = [EngineKind.CTRANSLATE2, EngineKind.TRANSFORMERS]
 TEXTS = [f"{'the quick brown fox jumps over ' * (number % 4)}number {number}" for number in range(24)]
@@ -231,6 +232,35 @@ def test_an_abandoned_generator_leaves_the_engine_usable(bench: Bench, heldout: 
     running.close()
 
     assert len(generated(engine, encoded, params)) == 200
+
+
+def test_a_call_that_is_let_in_early_changes_nothing(bench: Bench, heldout: list[str]) -> None:
+    """The second begins when the last batches of the first are on the device, in another thread."""
+    engine = bench.open("draft", options={"inter_threads": 2, "intra_threads": 1, "batch_tokens": 256})
+    params = Params(max_new_tokens=40)
+    encoded = [engine.encode([Prompt(text) for text in texts], params) for texts in (heldout[:150], heldout[150:300])]
+    alone = [generated(engine, each, params) for each in encoded]
+    drained = threading.Event()
+
+    def made(number: int) -> list[Generation]:
+        if number == 1:
+            assert drained.wait(60)
+        return sorted(engine.generate(encoded[number], params, lambda: False, drained.set), key=lambda each: each.index)
+
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(made, range(2)))
+
+    assert [[each.tokens for each in some] for some in together] == [[each.tokens for each in some] for some in alone]
+
+
+def test_with_one_replica_nothing_is_let_in(bench: Bench, heldout: list[str]) -> None:
+    engine = bench.open("draft", options={"inter_threads": 1, "intra_threads": 2, "batch_tokens": 256})
+    encoded = engine.encode([Prompt(text) for text in heldout[:20]], Params())
+    told: list[bool] = []
+
+    list(engine.generate(encoded, Params(), lambda: False, lambda: told.append(True)))
+
+    assert told == []
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -48,7 +48,7 @@ _RESULTS = """
     FROM results r JOIN jobs job ON job.id = r.job_id WHERE job.status <> 'validating' ORDER BY r.job_id, r.seq
 """
 _CHUNKS = """
-    SELECT id, job_id, model, state, attempt, lease_owner, lease_expires_at < now() AS has_lapsed
+    SELECT id, job_id, model, of_twins, state, attempt, lease_owner, lease_expires_at < now() AS has_lapsed
     FROM chunks ORDER BY id
 """
 _PARTS = {"broken": BROKEN, "jobs": _JOBS, "results": _RESULTS, "chunks": _CHUNKS}

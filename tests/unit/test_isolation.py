@@ -17,7 +17,11 @@ class Faulty:
         self.calls: list[int] = []
 
     def generate(
-        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Encoded],
+        params: Params,
+        should_stop: Callable[[], bool],
+        on_drained: Callable[[], None],
     ) -> Iterator[Generation]:
         for start in range(0, len(prompts), self.batch):
             batch = prompts[start : start + self.batch]
@@ -140,3 +144,44 @@ def test_one_prompt_that_never_fits_does_not_make_all_others_run_alone() -> None
 
     assert set(outputs.faults) == {100}
     assert len(engine.calls) < 30
+
+
+def test_out_of_memory_beside_another_chunk_leaves_the_rest_for_later() -> None:
+    class Crowded(Faulty):
+        def generate(self, prompts: Sequence[Encoded], *_: object) -> Iterator[Generation]:  # type: ignore[override]
+            yield Generation(0, prompts[0].tokens, "stop")
+            raise OutOfMemory("too much", is_shared=True)
+
+    engine = Crowded()
+    before = engine.batch
+
+    outputs = generate(engine, prompts(2), Params(), never)  # type: ignore[arg-type]
+
+    assert set(outputs.generations) == {0} and not outputs.faults
+    assert outputs.halvings == 1 and engine.batch < before
+
+
+def test_only_the_last_slice_lets_the_next_chunk_in() -> None:
+    class Drained(Faulty):
+        def generate(
+            self,
+            prompts: Sequence[Encoded],
+            params: Params,
+            should_stop: Callable[[], bool],
+            on_drained: Callable[[], None],
+        ) -> Iterator[Generation]:
+            on_drained()
+            yield from super().generate(prompts, params, should_stop, on_drained)
+
+    engine, seen = Drained(), []
+
+    generate(  # type: ignore[arg-type]
+        engine,
+        prompts(6),
+        Params(),
+        never,
+        slices=[[0, 1], [2, 3], [4, 5]],
+        on_drained=lambda: seen.append(engine.calls),
+    )
+
+    assert seen == [engine.calls] and len(engine.calls) == 3

@@ -25,7 +25,11 @@ class ModelUnavailable(EngineError):
 
 
 class OutOfMemory(EngineError):
-    """The device could not hold this batch."""
+    """The device could not hold this batch; `is_shared` if another call's were on it too, which may be why."""
+
+    def __init__(self, message: str, is_shared: bool = False) -> None:
+        super().__init__(message)
+        self.is_shared = is_shared
 
 
 class EngineBroken(EngineError):
@@ -202,6 +206,10 @@ class Recipe:
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
+def ignore() -> None:
+    """For whoever need not be told."""
+
+
 class Engine(Protocol):
     """A loaded model. Used by one generating thread; `encode` and `decode` may run in others meanwhile."""
 
@@ -223,9 +231,17 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Encoded],
+        params: Params,
+        should_stop: Callable[[], bool],
+        on_drained: Callable[[], None] = ignore,
     ) -> Iterator[Generation]:
         """Yield one Generation per prompt, in any order, as they get ready.
+
+        An engine that can have the batches of two calls on its device calls `on_drained`, in the thread that iterates,
+        once the last batch is there: another thread may call it then, so that nothing waits for the last batches to
+        end.
 
         Cuts `prompts` into device batches by itself. Looks at `should_stop` at least once a second
         while decoding; once it is true, returns early without the unfinished ones. Raises OutOfMemory

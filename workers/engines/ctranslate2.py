@@ -26,6 +26,7 @@ from workers.engines.base import (
     Prompt,
     Recipe,
     Tally,
+    ignore,
 )
 from workers.engines.batches import MAX_PROMPTS, Budget, token_batches
 from workers.engines.calibration import (
@@ -98,6 +99,10 @@ class CTranslate2Engine:
         self._limits = find_limits(spec, files, tokens.limit, len(self._forced(_some_params(spec))))
         self._budget = Budget(calibration.batch_tokens)
         self._tally = Tally()
+        self._lock = threading.Lock()
+        self._calls = 0
+        # With one replica, and on a GPU, nothing idles while the last batches of a call end.
+        self._may_overlap = calibration.inter_threads > 1 and recipe.device == "cpu"
         self._wants_scores = bool(spec.options.get("scores", False))
         self._has_shortlist = bool(spec.options.get("shortlist", False))
         self._rate = calibration.tokens_per_second / calibration.inter_threads
@@ -128,32 +133,42 @@ class CTranslate2Engine:
         return [Encoded(pieces([int(token) for token in each.tokens]), each.dropped) for each in encoded]
 
     def generate(
-        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Encoded],
+        params: Params,
+        should_stop: Callable[[], bool],
+        on_drained: Callable[[], None] = ignore,
     ) -> Iterator[Generation]:
         waiting = deque(self._plan(prompts, params))
         running: dict[Future[list[list[Output]]], list[int]] = {}
         stopping = threading.Event()
+        self._count_call(1)
         try:
             while waiting or running:
                 while waiting and len(running) < self._slots:
                     batch = waiting.popleft()
                     sources = [_strings(prompts[index]) for index in batch]
                     running[self._pool.submit(self._run, sources, params, stopping)] = batch
+                    if not waiting and self._may_overlap:
+                        on_drained()
                 done, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
                 if should_stop():
                     return
                 for future in done:
                     batch = running.pop(future)
                     results = self._result(future, prompts, batch)
-                    self._tally.add([len(prompts[index]) for index in batch], self._room(len(batch), params))
+                    with self._lock:
+                        self._tally.add([len(prompts[index]) for index in batch], self._room(len(batch), params))
                     for index, outputs in zip(batch, results, strict=True):
                         yield _generation(index, outputs)
-        except OutOfMemory:
-            # The other batches hold memory that the next, smaller try will need.
+        except OutOfMemory as exc:
+            # The other batches hold memory that the next, smaller try will need; and so will those of no other chunk.
+            exc.is_shared, self._may_overlap = self._calls > 1, False
             stopping.set()
             wait([future for future in running if not future.cancel()])
             raise
         finally:
+            self._count_call(-1)
             # What is on the device ends by itself; nobody waits for it.
             stopping.set()
             for future in running:
@@ -169,6 +184,10 @@ class CTranslate2Engine:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._model.unload_model()
+
+    def _count_call(self, change: int) -> None:
+        with self._lock:
+            self._calls += change
 
     def _plan(self, prompts: Sequence[Encoded], params: Params) -> list[list[int]]:
         budget = self._padded_budget(params)
@@ -350,7 +369,12 @@ def open_ctranslate2(
     with _loading(spec):
         calibration = _calibrated(spec, files, folder, tokens, where, compute_type, recalibrate)
         model = _load(files, folder, where, compute_type, calibration.inter_threads, calibration.intra_threads)
-    details: dict[str, str | int | float | bool] = {"compute_type": model.compute_type, "prefix": spec.prefix}
+    details: dict[str, str | int | float | bool] = {
+        "compute_type": model.compute_type,
+        "prefix": spec.prefix,
+        "config_hash": files.config_hash,
+        "scores": bool(spec.options.get("scores", False)),
+    }
     shortlist = find_shortlist(spec, files)
     if shortlist is not None:
         details["shortlist"] = shortlist.digest

@@ -59,6 +59,7 @@ from workers.engines.base import (
     Prompt,
     Recipe,
     Tally,
+    ignore,
 )
 from workers.engines.batches import Budget, token_batches
 from workers.engines.stops import cut_text, cut_tokens
@@ -106,7 +107,11 @@ class EchoEngine:
             engine="echo",
             engine_version="1",
             device=self._device,
-            details={"transform": str(self._spec.options.get("transform", "none")), "prefix": self._spec.prefix},
+            details={
+                "transform": str(self._spec.options.get("transform", "none")),
+                "prefix": self._spec.prefix,
+                "scores": self._wants_scores,
+            },
         )
 
     @property
@@ -127,7 +132,11 @@ class EchoEngine:
         return encoded
 
     def generate(
-        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Encoded],
+        params: Params,
+        should_stop: Callable[[], bool],
+        on_drained: Callable[[], None] = ignore,
     ) -> Iterator[Generation]:
         for batch in token_batches([len(prompt) for prompt in prompts], self._budget.tokens):
             texts = ["".join(map(str, prompts[index].tokens)) for index in batch]

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from models.spec import ModelSpec
-from workers.engines.base import Encoded, Generation, Limits, ModelUnavailable, Params, Prompt, Recipe, Tally
+from workers.engines.base import Encoded, Generation, Limits, ModelUnavailable, Params, Prompt, Recipe, Tally, ignore
 from workers.engines.batches import Budget, token_batches
 from workers.engines.endings import Cancel
 from workers.engines.files import ModelFiles, load_weights
@@ -65,7 +65,11 @@ class EncoderEngine:
         return self._tokens.encode(prompts, params, self._limits.max_input)
 
     def generate(
-        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Encoded],
+        params: Params,
+        should_stop: Callable[[], bool],
+        on_drained: Callable[[], None] = ignore,
     ) -> Iterator[Generation]:
         cancel = self._cancel = Cancel(should_stop)
         for batch in token_batches([len(prompt) for prompt in prompts], self._budget.tokens):
@@ -152,6 +156,7 @@ def open_encoder(spec: ModelSpec, files: ModelFiles, device: str | None) -> Enco
             "dtype": kind,
             "torch": str(torch.__version__),
             "prefix": spec.prefix,
+            "config_hash": files.config_hash,
             "pooling": pooling.mode,
             "normalize": is_normalized,
         },

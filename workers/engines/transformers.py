@@ -35,6 +35,7 @@ from workers.engines.base import (
     Recipe,
     Tally,
     TokenLogprob,
+    ignore,
 )
 from workers.engines.batches import Budget, token_batches
 from workers.engines.endings import Cancel, StopStrings
@@ -93,7 +94,11 @@ class TransformersEngine:
         return self._tokens.encode(prompts, params, limit)
 
     def generate(
-        self, prompts: Sequence[Encoded], params: Params, should_stop: Callable[[], bool]
+        self,
+        prompts: Sequence[Encoded],
+        params: Params,
+        should_stop: Callable[[], bool],
+        on_drained: Callable[[], None] = ignore,
     ) -> Iterator[Generation]:
         extra = CAUSAL_OUTPUT_COST if self._is_causal else 0
         budget = max(1, self._budget.tokens // params.num_beams)
@@ -296,7 +301,13 @@ def open_transformers(spec: ModelSpec, files: ModelFiles, device: str | None) ->
         engine="transformers",
         engine_version=transformers.__version__,
         device=str(where),
-        details={"dtype": kind, "torch": str(torch.__version__), "prefix": spec.prefix},
+        details={
+            "dtype": kind,
+            "torch": str(torch.__version__),
+            "prefix": spec.prefix,
+            "config_hash": files.config_hash,
+            "scores": bool(spec.options.get("scores", False)),
+        },
     )
     return TransformersEngine(spec, files, tokens, model, recipe)
 

@@ -60,6 +60,8 @@ function showFigures(now) {
   found.push(["Tokens", short(now.usage.total_tokens), `${short(now.usage.input_tokens)} in, ${short(now.usage.output_tokens)} out`]);
   const device = now.device_seconds ?? now.usage.device_seconds;
   if (device) found.push(["On the device", duration(device), ""]);
+  const { same_items: same, cached_items: cached } = now.usage;
+  if (same || cached) found.push(["Not computed", number(same + cached), [same ? `${number(same)} equal to others` : "", cached ? `${number(cached)} from the cache` : ""].filter(Boolean).join(", ")]);
   const { truncated_inputs: truncated, cut_outputs: cut } = now.notices;
   if (truncated || cut) found.push(["Cut", number(truncated + cut), [truncated ? `${number(truncated)} inputs` : "", cut ? `${number(cut)} outputs at the limit` : ""].filter(Boolean).join(", ")]);
   if (now.estimate) {
