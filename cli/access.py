@@ -4,12 +4,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli.client import Client
+import click
+from click.core import ParameterSource
+
 from cli.errors import WrongUsage
 from cli.local import Access, read_access
 from db import secret_files
 from db.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cli.client import Client
 
 DEFAULT_URL = "http://127.0.0.1:8765"
 
@@ -23,9 +29,19 @@ class Target:
     # Said on the command line, and not by the environment or by nobody.
     is_data_said: bool = False
 
-    def client(self) -> Client:
+    @classmethod
+    def of(cls, root: click.Context) -> "Target":
+        """As the context of `bushel` itself has it."""
+        is_said = root.get_parameter_source("data") is ParameterSource.COMMANDLINE
+        data = root.params.get("data") or Path(".bushel")
+        return cls(root.params.get("url"), data.expanduser(), is_said)
+
+    def client(self, is_patient: bool = True) -> "Client":
+        # The library that talks HTTP takes longer to import than all the rest of what --help needs.
+        from cli.client import Client
+
         access = find_access(self.url, self.data, os.environ, self.is_data_said)
-        return Client(access.url, access.api_key)
+        return Client(access.url, access.api_key, is_patient=is_patient)
 
 
 def find_access(url: str | None, data: Path, environment: Mapping[str, str], is_data_said: bool = False) -> Access:

@@ -6,11 +6,11 @@ from rich.table import Table
 from cli import show
 from cli.access import Target
 from cli.exits import Exit
-from cli.options import as_job
+from cli.options import as_job, offer_jobs
 
 
 @click.command()
-@click.argument("job_id", type=as_job, metavar="JOB")
+@click.argument("job_id", type=as_job, shell_complete=offer_jobs, metavar="JOB")
 @click.option("--json", "as_json", is_flag=True, help="Print the audit as JSON.")
 @click.pass_obj
 def audit(target: Target, job_id: str, as_json: bool) -> None:

@@ -4,11 +4,11 @@ import click
 
 from cli import show
 from cli.access import Target
-from cli.options import as_job
+from cli.options import as_job, offer_jobs
 
 
 @click.command()
-@click.argument("job_ids", type=as_job, metavar="JOB…", nargs=-1, required=True)
+@click.argument("job_ids", type=as_job, shell_complete=offer_jobs, metavar="JOB…", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
 @click.pass_obj
 def cancel(target: Target, job_ids: tuple[str, ...], as_json: bool) -> None:

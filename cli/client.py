@@ -22,6 +22,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes done and, if known, the bytes in all."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_IMPATIENT_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 # The server may be long checking a large upload, or seeking the first line of a long result.
 _SLOW_TIMEOUT = httpx.Timeout(300.0, connect=5.0)
 _EVENTS = "text/event-stream"
@@ -31,6 +32,7 @@ _BUSY = frozenset({429, 502, 503, 504})
 # A mistyped URL should be told at once; a server that answered a moment ago is probably being restarted.
 _PATIENCE_AT_FIRST, _PATIENCE_LATER = 1.5, 60.0
 _CHUNK = 256 * 1024
+_NO_BUSHEL = "what answers there is not Bushel"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -42,24 +44,32 @@ class Client:
     """One server, one key. Raises only CLIError and its kinds.
 
     GETs, and creating a job (which carries an Idempotency-Key), are tried again while the server is away
-    or busy; anything else only if the request cannot have arrived.
+    or busy; anything else only if the request cannot have arrived. With `is_patient` off nothing is tried
+    again: for who asks again anyway, and says meanwhile that there is no answer.
     """
 
-    def __init__(self, url: str, api_key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        is_patient: bool = True,
+    ) -> None:
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout = _TIMEOUT if is_patient else _IMPATIENT_TIMEOUT
         try:
             self._http = httpx.Client(
                 base_url=self.url,
                 headers=headers,
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 transport=transport,
                 # A proxy meant for the world outside must not come between us and our own machine.
                 trust_env=httpx.URL(self.url).host not in _LOOPBACK,
             )
         except (httpx.InvalidURL, ValueError) as exc:
             raise Refused(0, f"{url} is not a URL: {exc}") from exc
-        self._patience = _PATIENCE_AT_FIRST
+        self._patience, self._patience_later = (_PATIENCE_AT_FIRST, _PATIENCE_LATER) if is_patient else (0.0, 0.0)
 
     def __enter__(self) -> "Client":
         return self
@@ -190,6 +200,11 @@ class Client:
         wanted = {"status": status, "task": task}
         return map(wire.job, self._pages("/v1/jobs", {name: value for name, value in wanted.items() if value}))
 
+    def newest_jobs(self, limit: int, status: str | None = None) -> tuple[list[wire.Job], bool]:
+        """At most a hundred, newest first, and whether there are more."""
+        page = self._get("/v1/jobs", {"limit": str(limit), **({"status": status} if status else {})})
+        return [wire.job(row) for row in wire.objects(page.get("data"))], bool(page.get("has_more"))
+
     def states(self, job_id: str) -> Iterator[wire.Job]:
         """The job as it changes, told by the server, until it has ended or the stream breaks off.
 
@@ -284,6 +299,14 @@ class Client:
 
     # Usage and estimates
 
+    def cache(self) -> wire.JSON:
+        return self._get("/v1/cache")
+
+    def clear_cache(self) -> int:
+        """How many entries there were."""
+        cleared = self._try(lambda: self._http.delete("/v1/cache"), repeatable=True).json()["cleared"]
+        return int(cleared)
+
     def usage(self, params: Mapping[str, str]) -> wire.JSON:
         return self._get("/v1/usage", params)
 
@@ -296,10 +319,34 @@ class Client:
                 raise
             return None
 
-    # Models and health
+    # Models, workers and health
 
     def models(self) -> list[wire.JSON]:
         return list(self._pages("/v1/models", {}))
+
+    def workers(self) -> list[wire.Worker]:
+        return [wire.worker(row) for row in self._pages("/v1/workers", {})]
+
+    def queues(self) -> list[wire.Queue]:
+        return [wire.queue(row) for row in self._pages("/v1/queues", {})]
+
+    def version(self) -> str | None:
+        """The API's, out of the document that describes it; None from a server that has none."""
+        try:
+            return wire.version(self._get("/openapi.json"))
+        except Refused:
+            return None
+
+    def readiness(self) -> wire.Readiness:
+        """What the server says of itself, also where it says that it is not ready."""
+        try:
+            response = self._http.get("/readyz", timeout=self._timeout)
+        except httpx.TransportError as exc:
+            raise Unreachable(self.url, _reason(exc)) from exc
+        content = _json(response)
+        if not isinstance(content, dict) or "checks" not in content:
+            raise _failure(response) or Unreachable(self.url, _NO_BUSHEL)
+        return wire.readiness(content)
 
     def is_ready(self) -> bool:
         """Whether the server says it can take and run jobs; False also when nothing answers."""
@@ -310,8 +357,10 @@ class Client:
 
     # How requests are made
 
-    def _get(self, path: str, params: Mapping[str, str] | None = None, timeout: httpx.Timeout = _TIMEOUT) -> wire.JSON:
-        send = partial(self._http.get, path, params=dict(params or {}), timeout=timeout)
+    def _get(
+        self, path: str, params: Mapping[str, str] | None = None, timeout: httpx.Timeout | None = None
+    ) -> wire.JSON:
+        send = partial(self._http.get, path, params=dict(params or {}), timeout=timeout or self._timeout)
         return self._object(self._try(send, repeatable=True))
 
     def _post(self, path: str, body: wire.JSON | None = None) -> wire.JSON:
@@ -343,7 +392,7 @@ class Client:
             except httpx.InvalidURL as exc:
                 raise Refused(0, f"{self.url} is not a URL: {exc}") from exc
             else:
-                self._patience = _PATIENCE_LATER
+                self._patience = self._patience_later
                 failure_said = _failure(response)
                 if failure_said is None:
                     return response
@@ -377,7 +426,7 @@ class Client:
     def _object(self, response: httpx.Response) -> wire.JSON:
         content = _json(response)
         if not isinstance(content, dict):
-            raise Unreachable(self.url, "what answers there is not Bushel")
+            raise Unreachable(self.url, _NO_BUSHEL)
         return content
 
 

@@ -4,12 +4,12 @@ import click
 
 from cli.access import Target
 from cli.again import again_options, present, said
-from cli.options import TIERS, as_job, decoding, said_in_options
+from cli.options import TIERS, as_job, decoding, offer_jobs, offer_models, said_in_options
 
 
 @click.command()
-@click.argument("job_id", type=as_job, metavar="JOB")
-@click.option("--model", help="Another model of the same task.")
+@click.argument("job_id", type=as_job, shell_complete=offer_jobs, metavar="JOB")
+@click.option("--model", shell_complete=offer_models, help="Another model of the same task.")
 @click.option("--tier", type=click.Choice(TIERS), help="Another of the model's family.")
 @click.option("--from", "source", metavar="LANG", help="Source language.")
 @click.option("--to", "target_lang", metavar="LANG", help="Target language, in the model's own codes.")
@@ -17,6 +17,7 @@ from cli.options import TIERS, as_job, decoding, said_in_options
 @click.option("--on-error", type=click.Choice(["fail", "skip"]), help="What a line that is not valid does to the job.")
 @click.option("--long-input", type=click.Choice(["error", "truncate"]), help="What happens to a text too long.")
 @click.option("--dry-run/--run", "dry_run", default=None, help="Only check, or run what was only checked.")
+@click.option("--cache/--no-cache", default=None, help="Whether to take results from the cache, and put them there.")
 @again_options
 @click.pass_obj
 def clone(
@@ -30,6 +31,7 @@ def clone(
     on_error: str | None,
     long_input: str | None,
     dry_run: bool | None,
+    cache: bool | None,
     priority: int | None,
     completion_window: str | None,
     metadata: tuple[str, ...],
@@ -42,6 +44,7 @@ def clone(
     --params, --from and --to together replace all decoding parameters of JOB.
     """
     changed = {"model": model, "tier": tier, "on_error": on_error, "long_input": long_input, "dry_run": dry_run}
+    changed["cache"] = cache
     body = said(priority, completion_window, metadata)
     body |= {name: value for name, value in changed.items() if value is not None}
     if decoded := decoding(params, source, target_lang):

@@ -6,12 +6,12 @@ from rich.text import Text
 
 from cli import show, wire
 from cli.access import Target
-from cli.options import as_job
+from cli.options import as_job, offer_jobs
 
 
 @click.command()
-@click.argument("a", type=as_job, metavar="A")
-@click.argument("b", type=as_job, metavar="B")
+@click.argument("a", type=as_job, shell_complete=offer_jobs, metavar="A")
+@click.argument("b", type=as_job, shell_complete=offer_jobs, metavar="B")
 @click.option(
     "--lines", default=3, show_default=True, type=click.IntRange(0, 100), help="How many lines to show each way."
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from cli import exits
 from cli.access import Target
@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": ("cli.submit:submit", "Submit a file as a job."),
     "status": ("cli.status:status", "Show one job, or list the jobs."),
     "watch": ("cli.watch:watch", "Follow a job until it ends."),
+    "top": ("cli.top:top", "Follow the whole service: workers, queues and jobs."),
     "results": ("cli.results:results", "Download the results of a job."),
     "compare": ("cli.compare:compare", "Compare the scores of two jobs."),
     "cancel": ("cli.cancel:cancel", "Cancel a job; finished results stay."),
@@ -34,12 +35,16 @@ COMMANDS = {
     "webhooks": ("cli.webhooks:webhooks", "Be told by HTTP when jobs end."),
     "models": ("cli.models:models", "Look after the models."),
     "keys": ("cli.keys:keys", "Create, list, rotate and revoke API keys."),
+    "cache": ("cli.cache:cache", "Look at the cache of results, and empty it."),
     "usage": ("cli.usage:usage", "Show what was used, by day, model and task."),
     "quotas": ("cli.quotas:quotas", "Show and set how much a tenant may have."),
     "audit-log": ("cli.audit_log:audit_log", "Show who did what to keys, quotas, webhooks, jobs and files."),
     "translate": ("cli.filters:translate", "Translate standard input, line by line."),
     "summarize": ("cli.filters:summarize", "Summarize standard input, line by line."),
     "generate": ("cli.filters:generate", "Continue standard input, line by line."),
+    "doctor": ("cli.doctor:doctor", "Check the installation, and say what to do about what is wrong."),
+    "logs": ("cli.logs:logs", "Show and follow the logs of the `bushel up` here."),
+    "completion": ("cli.completion:completion", "Let bash, zsh or fish complete commands, jobs and models."),
     "demo": ("cli.demo:demo", "Start a stack, translate the examples, show the results."),
 }
 
@@ -67,6 +72,11 @@ class Commands(click.Group):
         _take_data(command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[str]]":
+        # Click would import every command for its line of help.
+        named = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -76,7 +86,7 @@ class Commands(click.Group):
 @click.option("--url", help="The server. Default: BUSHEL_URL, else that of --data, else http://127.0.0.1:8765.")
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     envvar="BUSHEL_DATA",
     default=Path(".bushel"),
     show_default=True,
@@ -84,20 +94,19 @@ class Commands(click.Group):
 )
 @click.version_option(package_name="bushel")
 @click.pass_context
-def bushel(ctx: click.Context, url: str | None, data: Path) -> None:
+def bushel(ctx: click.Context, /, **options: object) -> None:
     """Batches of text through language models: translate, summarize, generate by the file.
 
     Data goes to standard output, everything else to standard error.
     """
-    is_said = ctx.get_parameter_source("data") is ParameterSource.COMMANDLINE
-    ctx.obj = Target(url, data.expanduser(), is_said)
+    ctx.obj = Target.of(ctx)
 
 
 def _take_data(command: click.Command) -> None:
     """Let --data also stand behind the command's name, in it and in what it groups."""
     if all(parameter.name != "data" for parameter in command.params):
         text = "Data folder, as before the command's name."
-        kind = click.Path(file_okay=False, path_type=Path)
+        kind = click.Path(file_okay=False, readable=False, path_type=Path)
         option = click.Option(["--data"], type=kind, help=text, expose_value=False, callback=_retarget)
         command.params.append(option)
     if isinstance(command, click.Group):
@@ -106,8 +115,9 @@ def _take_data(command: click.Command) -> None:
 
 
 def _retarget(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
-    target = ctx.find_object(Target)
-    if target is not None and value is not None:
+    if value is not None:
+        # While a shell completes a command's words, `bushel` itself is not called.
+        target = ctx.find_object(Target) or Target.of(ctx.find_root())
         ctx.obj = replace(target, data=value.expanduser(), is_data_said=True)
 
 

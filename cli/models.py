@@ -69,6 +69,14 @@ def registry() -> Registry:
     return load([BUILTIN, user_registry()])
 
 
+def offer_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For shells: the models of the registries here. One that is broken offers nothing; the command will say so."""
+    try:
+        return [spec.name for spec in registry().all() if spec.name.startswith(incomplete)]
+    except RegistryError:
+        return []
+
+
 def as_json(command: Command) -> Command:
     return click.option("--json", "is_json", is_flag=True, help="Print JSON.")(command)
 
@@ -157,7 +165,7 @@ def add(name: str, source: str, defaults: tuple[str, ...], options: tuple[str, .
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=offer_names)
 def remove(name: str) -> None:
     """Take a model out of your models.toml. Files on disk stay."""
     with failures():
@@ -171,7 +179,7 @@ def remove(name: str) -> None:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=offer_names)
 def pull(name: str) -> None:
     """Download a model's files (safetensors only) at its revision."""
     from workers.engines.base import EngineError
@@ -189,7 +197,7 @@ def pull(name: str) -> None:
 
 
 @models.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=offer_names)
 @click.option("--device", help="cpu, cuda or cuda:N; by default the best there is.")
 @click.option("--recalibrate", is_flag=True, help="Measure the best thread and batch settings again.")
 @as_json

@@ -4,11 +4,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cli.errors import Refused
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # What the server calls a thing, and the option that says it here; in this order.
 _OPTIONS = (
@@ -52,6 +55,20 @@ def said_in_options() -> Iterator[None]:
     except Refused as exc:
         param = as_options(exc.param) if exc.param else None
         raise Refused(exc.status, as_options(exc.message), exc.code, param, exc.request_id) from exc
+
+
+def offer_jobs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """For `shell_complete`: imported only when a shell asks, as it talks HTTP."""
+    from cli.suggestions import jobs
+
+    return jobs(ctx, incomplete)
+
+
+def offer_models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """The same for the models that the server has."""
+    from cli.suggestions import models
+
+    return models(ctx, incomplete)
 
 
 def as_job(id: str) -> str:
@@ -104,7 +121,11 @@ def model_options(command: Command) -> Command:
         click.option("--to", "target_lang", metavar="LANG", help="Target language, in the model's own codes."),
         click.option("--from", "source", metavar="LANG", help="Source language."),
         click.option("--tier", type=click.Choice(TIERS), help="Which of the model's family: how good, at what cost."),
-        click.option("--model", help="Default: the server's for the task. With --tier also a family."),
+        click.option(
+            "--model",
+            shell_complete=offer_models,
+            help="Default: the server's for the task. With --tier also a family.",
+        ),
     ):
         command = option(command)
     return command

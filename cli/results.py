@@ -16,14 +16,14 @@ from cli.access import Target
 from cli.client import Client
 from cli.errors import WrongUsage
 from cli.exits import Exit
-from cli.options import as_job
+from cli.options import as_job, offer_jobs
 from cli.output import check_delimiter, check_writable, format_of, is_packed, is_stdout, whole_file
 
 _POLL_SECONDS = 1.0
 
 
 @click.command()
-@click.argument("job_id", type=as_job, metavar="JOB")
+@click.argument("job_id", type=as_job, shell_complete=offer_jobs, metavar="JOB")
 @click.option(
     "-o",
     "--output",

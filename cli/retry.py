@@ -4,11 +4,11 @@ import click
 
 from cli.access import Target
 from cli.again import again_options, present, said
-from cli.options import as_job, said_in_options
+from cli.options import as_job, offer_jobs, said_in_options
 
 
 @click.command()
-@click.argument("job_id", type=as_job, metavar="JOB")
+@click.argument("job_id", type=as_job, shell_complete=offer_jobs, metavar="JOB")
 @again_options
 @click.pass_obj
 def retry(

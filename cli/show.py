@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import wire
+from cli.inert import InertConsole
 from cli.options import as_options
 
 STATUS_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "cancelling": "yellow"}
@@ -34,9 +35,15 @@ def stdout() -> Console:
     return _console(to_stderr=False)
 
 
+def plain() -> Console:
+    """Standard output without colours, also on a terminal: as wide as that is, else without bounds."""
+    width = stdout().width
+    return InertConsole(highlight=False, color_system=None, force_terminal=False, width=width)
+
+
 def _console(to_stderr: bool) -> Console:
-    console = Console(stderr=to_stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=to_stderr, highlight=False, width=_UNBOUNDED)
+    console = InertConsole(stderr=to_stderr, highlight=False)
+    return console if console.is_terminal else InertConsole(stderr=to_stderr, highlight=False, width=_UNBOUNDED)
 
 
 def put(console: Console, drawn: RenderableType) -> None:
@@ -191,6 +198,8 @@ def summary(console: Console, job: wire.Job) -> None:
     console.print(Text.assemble((job.id, "bold"), "  ", (state(job), style), "  ", counts(job)))
     if job.input_tokens or job.output_tokens:
         console.print(Text(f"{job.input_tokens:,} tokens in, {job.output_tokens:,} out{took(job)}", style="dim"))
+    if job.same_items or job.cached_items:
+        console.print(Text(saved(job), style="dim"))
     for sentence in notices(job.truncated_inputs, job.cut_outputs):
         console.print(Text(sentence, style="yellow"))
     scores(console, job)
@@ -199,6 +208,13 @@ def summary(console: Console, job: wire.Job) -> None:
 def took(job: wire.Job) -> str:
     """The time of devices that it used, if the server measures that."""
     return f", {job.device_seconds:,.1f} s on a device" if job.device_seconds else ""
+
+
+def saved(job: wire.Job) -> str:
+    """What did not have to be computed."""
+    found = ((job.same_items, "equal to others of the job"), (job.cached_items, "from the cache"))
+    shares = " and ".join(f"{count:,} {where}" for count, where in found if count)
+    return f"{shares}: {job.saved_tokens:,} tokens not computed"
 
 
 def scores(console: Console, job: wire.Job) -> None:

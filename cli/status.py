@@ -10,14 +10,14 @@ from cli import show, wire
 from cli.access import Target
 from cli.client import Client
 from cli.failures import show_failures
-from cli.options import TASKS, as_job
+from cli.options import TASKS, as_job, offer_jobs
 from cli.watch import exit_code
 
 STATUSES = ("validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
 @click.command()
-@click.argument("job_id", type=as_job, metavar="[JOB]", required=False)
+@click.argument("job_id", type=as_job, shell_complete=offer_jobs, metavar="[JOB]", required=False)
 @click.option("--status", "wanted", type=click.Choice(STATUSES), help="List only jobs in this status.")
 @click.option("--task", type=click.Choice([*TASKS, "embedding"]), help="List only jobs of this task.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many jobs to list.")

@@ -36,6 +36,7 @@ from cli.watch import exit_code, follow, wait
 @click.option("--on-error", type=click.Choice(["fail", "skip"]), help="What a line that is not valid does to the job.")
 @click.option("--metadata", multiple=True, metavar="K=V", help="Kept with the job. May be repeated.")
 @click.option("--dry-run", is_flag=True, help="Check every line and estimate the time; run nothing.")
+@click.option("--cache", is_flag=True, help="Take results of earlier such jobs for equal inputs, and keep these.")
 @click.option("--watch", "watched", is_flag=True, help="Show progress until the job ends.")
 @click.option("--wait", "waited", is_flag=True, help="Wait quietly until the job ends.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="Wait, then write results here.")
@@ -62,6 +63,7 @@ def submit(
     long_input: str | None,
     metadata: tuple[str, ...],
     dry_run: bool,
+    cache: bool,
     watched: bool,
     waited: bool,
     output: Path | None,
@@ -83,7 +85,7 @@ def submit(
         "metadata": pairs(metadata, "--metadata"),
         "dry_run": dry_run,
     }
-    said = {"tier": tier, "priority": priority, "on_error": on_error, "long_input": long_input}
+    said = {"tier": tier, "priority": priority, "on_error": on_error, "long_input": long_input, "cache": cache or None}
     body |= {name: value for name, value in said.items() if value is not None}
     if completion_window is not None:
         body["completion_window"] = window(completion_window)

@@ -12,14 +12,14 @@ from cli.access import Target
 from cli.client import Client
 from cli.exits import Exit
 from cli.failures import show_failures
-from cli.options import as_job
+from cli.options import as_job, offer_jobs
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 2.0
 _PLAIN_EVERY = 5.0
 
 
 @click.command()
-@click.argument("job_id", type=as_job, metavar="JOB")
+@click.argument("job_id", type=as_job, shell_complete=offer_jobs, metavar="JOB")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON when it has ended.")
 @click.pass_obj
 def watch(target: Target, job_id: str, as_json: bool) -> None:

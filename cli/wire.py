@@ -135,6 +135,9 @@ class Job:
     input_tokens: int
     output_tokens: int
     device_seconds: float
+    same_items: int
+    cached_items: int
+    saved_tokens: int
     truncated_inputs: int
     cut_outputs: int
     created_at: float | None
@@ -145,6 +148,21 @@ class Job:
     @property
     def is_final(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def name(self) -> str:
+        """What its owner calls it, in its metadata; empty if nothing."""
+        metadata = _object(self.raw.get("metadata"))
+        return _text(metadata.get("name")) or _text(metadata.get("title")) or ""
+
+    @property
+    def began_at(self) -> float | None:
+        return _number(self.raw.get("in_progress_at"))
+
+    @property
+    def ended_at(self) -> float | None:
+        ends = (_number(self.raw.get(f"{status}_at")) for status in sorted(TERMINAL))
+        return next((end for end in ends if end is not None), None)
 
     @property
     def waits(self) -> bool:
@@ -174,6 +192,65 @@ class Record:
     estimates: int
     inside: float
     median_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What is on a worker's device, since when in Unix seconds."""
+
+    model: str
+    items: int
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process, by its own last words. Without models it reads inputs and writes results."""
+
+    id: str
+    device: str
+    is_alive: bool
+    busy: float | None
+    memory_bytes: int | None
+    device_memory_bytes: int | None
+    models: tuple[str, ...]
+    running: Running | None
+    leased_chunks: int
+    leased_items: int
+    raw: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What there is for a model to do, of everybody; `tokens_per_second` is of one worker."""
+
+    model: str
+    items: int
+    running_items: int
+    paused_items: int
+    leased_chunks: int
+    oldest_at: float | None
+    workers: int
+    tokens_per_second: float | None
+    clear_seconds: float | None
+    raw: JSON
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.items or self.running_items or self.paused_items)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the service can do its work; `missing` and `unwell` say what is wrong, check by check.
+
+    With something missing it serves nobody; what is only unwell makes jobs wait.
+    """
+
+    is_ready: bool
+    missing: tuple[str, ...]
+    unwell: tuple[str, ...]
+    raw: JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +302,9 @@ def job(content: JSON) -> Job:
         input_tokens=_whole(usage.get("input_tokens")) or 0,
         output_tokens=_whole(usage.get("output_tokens")) or 0,
         device_seconds=_number(usage.get("device_seconds")) or 0.0,
+        same_items=_whole(usage.get("same_items")) or 0,
+        cached_items=_whole(usage.get("cached_items")) or 0,
+        saved_tokens=(_whole(usage.get("saved_input_tokens")) or 0) + (_whole(usage.get("saved_output_tokens")) or 0),
         truncated_inputs=_whole(notices.get("truncated_inputs")) or 0,
         cut_outputs=_whole(notices.get("cut_outputs")) or 0,
         created_at=_number(content.get("created_at")),
@@ -232,6 +312,61 @@ def job(content: JSON) -> Job:
         report_file_id=_text(content.get("report_file_id")),
         raw=content,
     )
+
+
+def worker(content: JSON) -> Worker:
+    leases, running = _object(content.get("leases")), content.get("running")
+    return Worker(
+        id=str(content["id"]),
+        device=_text(content.get("device")) or "?",
+        is_alive=bool(content.get("alive")),
+        busy=_number(content.get("busy")),
+        memory_bytes=_whole(content.get("memory_bytes")),
+        device_memory_bytes=_whole(content.get("device_memory_bytes")),
+        models=tuple(str(each.get("id")) for each in objects(content.get("models"))),
+        running=_running(running) if isinstance(running, dict) else None,
+        leased_chunks=_whole(leases.get("chunks")) or 0,
+        leased_items=_whole(leases.get("items")) or 0,
+        raw=content,
+    )
+
+
+def _running(content: JSON) -> Running:
+    return Running(_text(content.get("model")) or "?", _whole(content.get("items")) or 0, _number(content.get("since")))
+
+
+def queue(content: JSON) -> Queue:
+    names = ("items", "running_items", "paused_items", "leased_chunks", "workers")
+    items, running, paused, leased, workers = (_whole(content.get(name)) or 0 for name in names)
+    return Queue(
+        model=str(content["id"]),
+        items=items,
+        running_items=running,
+        paused_items=paused,
+        leased_chunks=leased,
+        oldest_at=_number(content.get("oldest_at")),
+        workers=workers,
+        tokens_per_second=_number(content.get("tokens_per_second")),
+        clear_seconds=_number(content.get("clear_seconds")),
+        raw=content,
+    )
+
+
+def readiness(content: JSON) -> Readiness:
+    checks = {name: _object(check) for name, check in _object(content.get("checks")).items()}
+    failed = {name: check for name, check in checks.items() if not check.get("ok")}
+    missing = tuple(_said(name, check) for name, check in failed.items() if check.get("required"))
+    unwell = tuple(_said(name, check) for name, check in failed.items() if not check.get("required"))
+    return Readiness(content.get("status") == "ready", missing, unwell, content)
+
+
+def version(content: JSON) -> str | None:
+    """Of an OpenAPI document."""
+    return _text(_object(content.get("info")).get("version"))
+
+
+def _said(name: str, check: JSON) -> str:
+    return f"{name}: {_text(check.get('message')) or 'does not work'}"
 
 
 def scores(content: object) -> Scores | None:

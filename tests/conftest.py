@@ -130,10 +130,10 @@ class LiveAPI:
 
 
 @contextmanager
-def served(settings: APISettings, bell: RecordingDoorbell) -> Iterator[LiveAPI]:
-    """The API while the block lasts."""
+def served(settings: APISettings, bell: RecordingDoorbell, port: int = 0) -> Iterator[LiveAPI]:
+    """The API while the block lasts, on a port of its own unless one is named."""
     app = create_app(settings, bell)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server("127.0.0.1", port, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

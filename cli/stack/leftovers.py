@@ -5,10 +5,28 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.stack.errors import MissingParts, StackError
 
+if TYPE_CHECKING:
+    import psutil
+
 _POLL_SECONDS = 0.05
+
+
+def leftovers(folder: Path, names: Sequence[str]) -> "list[psutil.Process]":
+    """The processes called one of `names` that work in `folder`; MissingParts where nobody can tell."""
+    try:
+        import psutil
+    except ImportError as exc:
+        raise MissingParts("psutil") from exc
+    inside = str(folder.resolve())
+    return [
+        process
+        for process in psutil.process_iter(["name", "cwd"])
+        if process.info["name"] in names and process.info["cwd"] == inside
+    ]
 
 
 def end_leftovers(folder: Path, names: Sequence[str], signals: Iterable[tuple[signal.Signals, float]]) -> None:
@@ -17,22 +35,12 @@ def end_leftovers(folder: Path, names: Sequence[str], signals: Iterable[tuple[si
     Servers work inside their data folder, so that is what identifies them: a pid from a file may long
     belong to somebody else. Call with the folder's lock held, when no server of ours should run there.
     """
-    try:
-        import psutil
-    except ImportError as exc:
-        raise MissingParts("psutil") from exc
-
-    def found() -> list[psutil.Process]:
-        inside = str(folder.resolve())
-        return [
-            process
-            for process in psutil.process_iter(["name", "cwd"])
-            if process.info["name"] in names and process.info["cwd"] == inside
-        ]
-
-    remaining = found()
+    remaining = leftovers(folder, names)
     if not remaining:
         return
+    # It was there, else nothing would have been found.
+    import psutil
+
     for number, seconds in signals:
         for process in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -40,7 +48,7 @@ def end_leftovers(folder: Path, names: Sequence[str], signals: Iterable[tuple[si
         # Asked anew rather than waited for: a server's own children end a moment after it and hold its memory
         # until then, and a dead one whose parent never looks (a container without an init) has no folder any more.
         deadline = time.monotonic() + seconds
-        while (remaining := found()) and time.monotonic() < deadline:
+        while (remaining := leftovers(folder, names)) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         if not remaining:
             return

@@ -8,6 +8,26 @@ from types import TracebackType
 from cli.stack.errors import FolderInUse
 
 
+def holder(folder: Path) -> int | None:
+    """The process that holds the folder's lock, 0 if it is held and does not say by whom; None if nobody does.
+
+    Asks with a shared lock, which is given back at once: there is no way to look at the lock of another process.
+    """
+    try:
+        handle = os.open(folder / "bushel.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        written = os.read(handle, 32).decode("ascii", "replace").strip()
+        return int(written) if written.isdigit() else 0
+    else:
+        return None
+    finally:
+        os.close(handle)
+
+
 class FolderLock:
     """Hold `<folder>/bushel.lock` while the block runs; FolderInUse, naming the holder, when it is taken.
 

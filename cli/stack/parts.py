@@ -21,7 +21,8 @@ from cli.stack.process import Child, Part, Probe, describe_exit
 from cli.stack.valkey import Valkey
 from db.safeguards import listening_problem
 
-_IMPORTANT = re.compile(r"\b(ERROR|CRITICAL|Traceback)\b|\"level\": ?\"(error|critical)\"", re.IGNORECASE)
+# Not the logger `gunicorn.error`, by which gunicorn says everything.
+_IMPORTANT = re.compile(r"(?<![.\w])(ERROR|CRITICAL|Traceback)\b|\"level\": ?\"(error|critical)\"", re.IGNORECASE)
 # Ends a worker gently: it finishes the batch on the device, which is made to take seconds.
 _WORKER_STOP = ((signal.SIGTERM, 30.0),)
 

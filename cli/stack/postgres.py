@@ -17,7 +17,7 @@ from cli.stack.identity import Identity, server_identity
 from cli.stack.leftovers import end_leftovers
 from cli.stack.logs import Log
 from cli.stack.process import Child, Part, die_with_parent
-from cli.stack.sockets import socket_folder
+from cli.stack.sockets import socket_folder, socket_place
 
 _VERSION = 18
 _FOLDERS = {16: "pginstall", 18: "pginstall18"}
@@ -208,6 +208,14 @@ class Postgres:
         except psycopg.OperationalError as exc:
             return str(exc).strip().splitlines()[-1]
         return None
+
+
+def url_of_existing(folder: Path) -> str | None:
+    """`Postgres(folder).url`, if there is a cluster; looking changes nothing."""
+    folder = folder.expanduser().absolute()
+    if not (folder / "data").exists():
+        return None
+    return f"postgresql+psycopg://{_USER}@/{_DATABASE}?host={quote(str(socket_place(folder, _SOCKET)), safe='/')}"
 
 
 def program(name: str) -> Path:

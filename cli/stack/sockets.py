@@ -16,9 +16,16 @@ _LONGEST_PATH = 107 if sys.platform == "linux" else 103
 def socket_folder(folder: Path, longest_name: str, owner: int | None = None) -> Path:
     """A 0700 folder for the sockets of the part whose data is in `folder`, made if need be, given to user `owner`.
 
+    In a shared /tmp anybody could have made that folder first, so one that belongs to a stranger is refused.
+    """
+    return _private(socket_place(folder, longest_name), os.geteuid() if owner is None else owner)
+
+
+def socket_place(folder: Path, longest_name: str) -> Path:
+    """Where that folder is, or will be. Makes nothing.
+
     `folder`/run where that fits; otherwise a folder under XDG_RUNTIME_DIR or the temporary folder named
-    after a hash of the path, so that the same data always finds the same sockets. In a shared /tmp anybody
-    could have made that folder first, so one that belongs to a stranger is refused.
+    after a hash of the path, so that the same data always finds the same sockets.
     """
     resolved = folder.resolve()
     name = f"bushel-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:12]}"
@@ -26,7 +33,7 @@ def socket_folder(folder: Path, longest_name: str, owner: int | None = None) -> 
     candidates = [resolved / "run", *(Path(base) / name for base in bases if base and Path(base).is_dir())]
     for candidate in candidates:
         if len(os.fsencode(candidate / longest_name)) <= _LONGEST_PATH:
-            return _private(candidate, os.geteuid() if owner is None else owner)
+            return candidate
     raise StackError(f"no folder with a path short enough for a Unix socket; tried {', '.join(map(str, candidates))}")
 
 

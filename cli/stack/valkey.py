@@ -16,7 +16,7 @@ from cli.stack.errors import MissingParts
 from cli.stack.leftovers import end_leftovers
 from cli.stack.logs import Log
 from cli.stack.process import Child, Part
-from cli.stack.sockets import socket_folder
+from cli.stack.sockets import socket_folder, socket_place
 
 _SOCKET = "valkey.sock"
 _IMPORTANT = re.compile(r"(# (?!WARNING)|Fatal|ASSERTION|CRASH|OOM)")
@@ -156,6 +156,20 @@ class Valkey:
         with os.fdopen(handle, "w") as file:
             file.write(f"{(made := secrets.token_hex(24))}\n")
         return made
+
+
+def urls_of_existing(folder: Path) -> tuple[str, str] | None:
+    """`url` and `operator_url` of `Valkey(folder)`, if it has been started ever; looking changes nothing.
+
+    OSError when the passwords may not be read.
+    """
+    folder = folder.expanduser().absolute()
+    passwords = [folder / f"{user}.password" for user in (_SERVICE, _OPERATOR)]
+    if not all(path.exists() for path in passwords):
+        return None
+    service, operator = (path.read_text(encoding="ascii").strip() for path in passwords)
+    where = socket_place(folder, _SOCKET) / _SOCKET
+    return f"redis+socket://{_SERVICE}:{service}@{where}?virtual_host=0", f"unix://{_OPERATOR}:{operator}@{where}"
 
 
 def _server() -> Path:

@@ -28,7 +28,15 @@ def bushel(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("submit", "--help"), ("translate", "--help"), ("up", "--help"), ("models", "list"), ("--version",)],
+    [
+        ("--help",),
+        ("submit", "--help"),
+        ("translate", "--help"),
+        ("up", "--help"),
+        ("logs", "--help"),
+        ("models", "list"),
+        ("--version",),
+    ],
     ids=" ".join,
 )
 def test_it_works_without_the_server_side(arguments: tuple[str, ...]) -> None:

@@ -214,6 +214,16 @@ def test_of_a_traceback_only_the_log_line_is_echoed(tmp_path: Path) -> None:
     assert log.new_important_lines() == [line, "[ERROR] lost"]
 
 
+def test_what_the_logger_called_error_says_of_the_usual_is_not_echoed(tmp_path: Path) -> None:
+    log = Log(tmp_path / "a.log", _IMPORTANT)
+    usual = "2026-01-01T00:00:00.000+00:00 INFO gunicorn.error: Starting gunicorn 27.0.1"
+    usual_json = '{"level":"info","logger":"gunicorn.error","message":"Starting gunicorn 27.0.1"}'
+    grave = usual.replace("INFO", "ERROR").replace("Starting", "Lost")
+    log.path.write_text(f"{usual}\n{usual_json}\n{grave}\n")
+
+    assert log.new_important_lines() == [grave]
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -227,7 +237,18 @@ def test_a_url_without_a_scheme_is_http(tmp_path: Path, url: str, expected: str)
 
 @pytest.mark.parametrize(
     "module",
-    ["cli.access", "cli.output", "cli.formats", "cli.options", "cli.show", "cli.stack.parts", "cli.stack.supervisor"],
+    [
+        "cli.access",
+        "cli.board",
+        "cli.formats",
+        "cli.inert",
+        "cli.keyboard",
+        "cli.options",
+        "cli.output",
+        "cli.show",
+        "cli.stack.parts",
+        "cli.stack.supervisor",
+    ],
 )
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(module))
