@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # The environment is made anew when what goes into it changes, and only then; else nothing is fetched.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo up test test-fast screenshots ledger-model bench bench-overload bench-streams bench-bounds bench-model models-report compatibility chaos hostile lint audit format clean
+.PHONY: help install demo up test test-fast screenshots ledger-model bench bench-quick bench-engine bench-ledger bench-scheduler bench-stages bench-peers bench-overload bench-streams bench-bounds models-report compatibility chaos hostile lint audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,8 +46,34 @@ ledger-model: install ## Try 2,000 random interleavings of everybody on the ledg
 screenshots: install ## Take the pictures of the dashboard in docs/images anew (needs chromium; about 3 minutes)
 	$(BIN)/python -m tests.browser.screenshots
 
-bench: install ## Measure ingest, recording, download and memory, without a model (about 2 minutes)
-	$(BIN)/python -m benchmarks.ledger
+bench: bench-engine bench-ledger bench-scheduler bench-stages bench-peers ## Measure everything of docs/performance.md that is kept there by scripts (each under 10 minutes)
+
+bench-quick: install ## Has something become slower? Small benchmarks beside those that were kept (about 2 minutes; ARGS=--keep keeps them)
+	$(BIN)/python -m benchmarks.quick $(ARGS)
+
+bench-engine: install ## Measure a model through the service beside transformers and CTranslate2 (about 8 minutes; ARGS=--help)
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+bench-ledger: install ## Measure ingest, recording, download and memory, without a model (about 8 minutes; ARGS=--help)
+	$(BIN)/python -m benchmarks.ledger $(ARGS)
+
+bench-scheduler: install ## Measure who gets the device, and when (about 6 minutes; ARGS=--help)
+	$(BIN)/python -m benchmarks.scheduler $(ARGS)
+
+bench-stages: install ## Measure where the time of a job goes, stage by stage (about 1 minute; ARGS=--help)
+	$(BIN)/python -m benchmarks.stages $(ARGS)
+
+bench-peers: install .venv-peers/.ready ## Measure the service beside LibreTranslate, Celery and Triton (about 6 minutes; ARGS=--help)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# Triton's Python backend brings its own interpreter of the same version and reads the standard library of the one that
+# runs it: 3.11.7 has one that it cannot run, 3.11.2 and Ubuntu's work. Debian's has no pip, hence ours.
+PEERS_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(PYTHON))
+.venv-peers/.ready: benchmarks/peers-requirements.txt | install
+	@echo "Setting up .venv-peers: about 400 MB are downloaded."
+	test -x .venv-peers/bin/python || $(PEERS_PYTHON) -m venv --without-pip .venv-peers
+	$(BIN)/pip --python .venv-peers/bin/python install --quiet --disable-pip-version-check --requirement benchmarks/peers-requirements.txt
+	touch $@
 
 bench-overload: install ## Measure what slow clients cost the others (about 4 minutes)
 	$(BIN)/python -m benchmarks.overload
@@ -57,9 +83,6 @@ bench-streams: install ## Measure what 200 event streams cost the others (about 
 
 bench-bounds: install ## Measure whether memory stays bounded, whatever is sent (about 15 minutes)
 	$(BIN)/python -m benchmarks.bounds
-
-bench-model: install ## Measure the starter model through the service against plain transformers (about 3 minutes)
-	$(BIN)/python -m benchmarks.heldout
 
 models-report: install ## Measure the models that come with Bushel; write docs/models.md and their cards (DATA=folder)
 	@test -n "$(DATA)" || { echo "Say where the data are: make models-report DATA=folder (docs/models.md says which)"; exit 2; }
@@ -95,4 +118,4 @@ format: install ## Put the code into the house format
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment and what runs left behind (not .bushel, where your jobs are)
-	rm -rf $(VENV) .venv-sdks .venv-audit audit demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-sdks .venv-audit .venv-peers audit demo-results .pytest_cache .mypy_cache .ruff_cache *.egg-info

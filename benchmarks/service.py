@@ -14,13 +14,20 @@ from typing import Any
 import httpx
 import psutil
 import psycopg
+from prometheus_client.parser import text_string_to_metric_families
 
 from cli.stack import parts
 from cli.stack.logs import Log
 from cli.stack.process import Child, Part
+from db import keys
+from db.session import connect, sessions
 
 # Short beside anything measured here, long beside what a look costs.
 POLL_SECONDS = 0.05
+
+
+# A sample of a metric: its name and its labels, sorted.
+Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class BenchmarkFailed(Exception):
@@ -37,22 +44,64 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
+class Poll:
+    """A look at a job: what it found, and how long the answer took."""
+
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Watched:
     """A finished job, how long it took to be seen so, and what each look at it cost."""
 
     job: dict[str, Any]
     seconds: float
-    poll_seconds: list[float]
+    polls: list[Poll]
+
+    def poll_seconds(self, *statuses: str) -> list[float]:
+        """Of the looks that found the job in one of these, or of all."""
+        return [poll.seconds for poll in self.polls if not statuses or poll.status in statuses]
 
 
 class Service:
-    """A running service and a connection to it. `roles` are the process ids of Bushel's own parts."""
+    """A running service and a connection to it.
 
-    def __init__(self, url: str, key: str, database_url: str, roles: Mapping[str, int]) -> None:
-        self._database_url, self._roles = database_url.replace("+psycopg", ""), roles
+    `roles` are the process ids of Bushel's own parts, `metrics` where those of them that are workers answer /metrics.
+    """
+
+    def __init__(
+        self, url: str, key: str, database_url: str, roles: Mapping[str, int], metrics: Mapping[str, str]
+    ) -> None:
+        self._database_url, self._roles, self._metrics = database_url, roles, metrics
         self.http = httpx.Client(
             base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=300.0, trust_env=False
         )
+
+    @contextmanager
+    def seen_by(self, tenant: str) -> Iterator["Service"]:
+        """The same service with a key of another tenant, who is made if need be."""
+        engine = connect(self._database_url, pool=2, application="benchmark")
+        try:
+            with sessions(engine).begin() as session:
+                key = keys.issue_key(session, tenant)
+        finally:
+            engine.dispose()
+        other = Service(str(self.http.base_url), key, self._database_url, self._roles, self._metrics)
+        try:
+            yield other
+        finally:
+            other.http.close()
+
+    def metrics(self, role: str) -> dict[Sample, float]:
+        """What a worker counts and measures, as it is now."""
+        text = httpx.get(self._metrics[role], timeout=30, trust_env=False).raise_for_status().text
+        families = text_string_to_metric_families(text)
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     def pids(self) -> dict[str, list[int]]:
         """Every process of each role: gunicorn's master and its workers are the role `api`."""
@@ -69,14 +118,18 @@ class Service:
     def submit(self, **body: Any) -> str:
         return str(checked(self.http.post("/v1/jobs", json=body))["id"])
 
+    def job(self, job_id: str) -> dict[str, Any]:
+        return checked(self.http.get(f"/v1/jobs/{job_id}"))
+
     def watch(self, job_id: str, limit_seconds: float) -> Watched:
         """Look again and again until the job has ended; BenchmarkFailed unless every item of it succeeded."""
-        began, polls = time.perf_counter(), []
+        began = time.perf_counter()
+        polls: list[Poll] = []
         while True:
             asked = time.perf_counter()
-            job = checked(self.http.get(f"/v1/jobs/{job_id}"))
+            job = self.job(job_id)
             now = time.perf_counter()
-            polls.append(now - asked)
+            polls.append(Poll(job["status"], round(now - asked, 6)))
             if job["status"] in ("completed", "failed", "expired", "cancelled"):
                 break
             if now - began > limit_seconds:
@@ -85,6 +138,13 @@ class Service:
         if job["status"] != "completed" or job["counts"]["succeeded"] != job["counts"]["total"]:
             raise BenchmarkFailed(f"{job_id} is {job['status']}: {job['counts']}, {job['errors']}")
         return Watched(job, now - began, polls)
+
+    def download(self, path: str, target: Path) -> None:
+        with self.http.stream("GET", path) as answer, target.open("wb") as out:
+            if answer.is_error:
+                raise BenchmarkFailed(f"GET {path}: {answer.status_code} {answer.read().decode()}")
+            for piece in answer.iter_raw():
+                out.write(piece)
 
     def check_audit(self, job_id: str) -> None:
         audit = checked(self.http.get(f"/v1/jobs/{job_id}/audit"))
@@ -100,7 +160,7 @@ class Service:
         return Timeline(*((end - created).total_seconds() for end in ends))
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self._database_url) as connection:
+        with psycopg.connect(self._database_url.replace("+psycopg", "")) as connection:
             return connection.execute(statement.encode(), values).fetchall()
 
 
@@ -129,14 +189,16 @@ def running(models: Sequence[str], environment: Mapping[str, str] | None = None)
         _start(stack, _with(parts.migrations(where), extra), where.logs)
         key = parts.first_key(where)
         assert key is not None, "a fresh database has no key yet"
-        roles = {}
+        roles, metrics = {}, {}
         own = {"API": parts.api(where), "io worker": parts.io_worker(where)}
         [own["model worker"]] = parts.model_workers(where, 1, models)
         for role, part in own.items():
             child = _start(stack, _with(part, extra), where.logs)
             assert child.pid is not None
             roles[role] = child.pid
-        service = Service(where.url, key, where.postgres.url, roles)
+            if "BUSHEL_METRICS_PORT" in part.environment:
+                metrics[role] = f"http://{parts.metrics_address(part)}/metrics"
+        service = Service(where.url, key, where.postgres.url, roles, metrics)
         stack.callback(service.http.close)
         yield service
 
