@@ -8,7 +8,9 @@ pushed in, workers that came and went - and not of the one thing we thought of.
 Until enough jobs have ended it comes from chunks instead: `log_variance`, how far each was off the time that the
 model's rate gave it, as the average square of that quotient's logarithm. It is not divided by the number of chunks that
 are left, as it would be if each were off for reasons of its own: chunks of a job are alike, and are off together.
-Before any chunk it is `PRIOR_VARIANCE`, a factor of one and a half either way, more or less.
+It is never taken for less than `PRIOR_VARIANCE`, a factor of one and a half either way, more or less: what moves an end
+beside the chunks cannot be seen yet, and where the chunks' own spread stood for all of it, 43 % of the estimates held
+(jobs of the echo engine on two cores that others wanted too).
 """
 
 import math
@@ -37,12 +39,14 @@ class Spread:
     def factors(self) -> tuple[float, float]:
         """What to multiply an estimate by.
 
-        >>> Spread(log_variance=0.0).factors, Spread(0.16, 0.9, 1.5).factors
-        ((1.0, 1.0), (0.9, 1.5))
+        >>> Spread(0.0, 0.9, 1.5).factors
+        (0.9, 1.5)
+        >>> Spread(0.0).factors == Spread(PRIOR_VARIANCE).factors
+        True
         """
         if self.low_factor is not None and self.high_factor is not None:
             return self.low_factor, self.high_factor
-        reach = math.exp(_DEVIATIONS * math.sqrt(self.log_variance))
+        reach = math.exp(_DEVIATIONS * math.sqrt(max(self.log_variance, PRIOR_VARIANCE)))
         return 1 / reach, reach
 
 
