@@ -58,8 +58,7 @@ class Claim:
     cache: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedItem:
+class ClaimedItem(msgspec.Struct, frozen=True):
     """`same_as` may be the index of an item of the same chunk, or of one that was cut before it."""
 
     idx: int

@@ -19,8 +19,7 @@ from db.steps import StepLease, hold
 _DELETE_AT_ONCE = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class NewItem:
+class NewItem(msgspec.Struct, frozen=True):
     """An item about to be written. `chunk` is the place of its chunk among those written with it, None if settled."""
 
     idx: int

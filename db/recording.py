@@ -17,8 +17,7 @@ from db.states import Count, JobEventType, JobStatus, Outcome, Reuse, leftover
 from db.usage import ADD, NOTHING, SPEND, Spent, as_values
 
 
-@dataclass(frozen=True, slots=True)
-class NewResult:
+class NewResult(msgspec.Struct, frozen=True):
     """The outcome of one item: `output` when it succeeded, `error_code` and `error_message` when not.
 
     `reuse` says that it was not computed, and then the tokens are none, and those that were saved by it are said. One

@@ -4,6 +4,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from db.inputs import Problem, estimated_tokens
 from db.recording import NewResult
 from db.states import Outcome
@@ -11,8 +13,7 @@ from workers.effective import MODEL_NOT_FOUND, Setup, Setups
 from workers.formats import Line
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(msgspec.Struct):
     """A line on its way to become the item `idx`; `setup` is None when it is settled already."""
 
     idx: int

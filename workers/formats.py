@@ -66,8 +66,7 @@ class Format:
         return cls(**{name: stored[name] for name in names if stored.get(name) is not None})
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One input of the file: either `input`, or the `problems` that refuse it (then `raw` shows what stood there).
 
     `blank` lines of a TXT file are kept in their place: they are answered by an empty line. Blank

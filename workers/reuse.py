@@ -1,7 +1,7 @@
 """What of a chunk is there already: results of earlier equal items of its job, and those in its tenant's cache."""
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 
@@ -59,7 +59,7 @@ def _ask_cache(session: Session, work: Work) -> None:
             work.keys[place] = key
         else:
             made = NewResult(0, Outcome.SUCCEEDED, hit.output, None, None, hit.input_tokens, hit.output_tokens)
-            work.known[place] = replace(as_twin(made, work.items[place].idx), reuse=Reuse.CACHED)
+            work.known[place] = msgspec.structs.replace(as_twin(made, work.items[place].idx), reuse=Reuse.CACHED)
 
 
 def _made_of(work: Work) -> "hashlib.blake2b":

@@ -1,7 +1,8 @@
 """Which lines of its parent's input a child job takes: those that have not succeeded there."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+import msgspec
 
 from db.errors import NotFound
 from db.inputs import Problem
@@ -54,4 +55,4 @@ def _duplicate(line: Line, said: str) -> Line:
     """Refused again, though the line that has its id need not come along; the id itself stays that line's."""
     message = said.removeprefix(f"line {line.number}: ")
     problem = Problem("duplicate_custom_id", message, "", line=line.number, param="custom_id")
-    return replace(line, problems=(problem,), custom_id=None)
+    return msgspec.structs.replace(line, problems=(problem,), custom_id=None)

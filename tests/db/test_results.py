@@ -3,9 +3,9 @@
 import secrets
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -66,7 +66,7 @@ def test_long_rows_behind_short_ones_are_read_in_bounded_memory(ledger: Ledger, 
     job_id = ledger.started(short + long)
     while claim := ledger.claim(job_id):
         outcomes = [
-            replace(one, output={"text": secrets.token_hex(size // 2) if one.idx >= short else ""})
+            msgspec.structs.replace(one, output={"text": secrets.token_hex(size // 2) if one.idx >= short else ""})
             for one in sorted(ledger.outcomes(claim), key=lambda one: one.idx)
         ]
         with ledger.sessions.begin() as session:
