@@ -51,6 +51,7 @@ class ModelObject(BaseModel):
     quantization: str
     source_languages: list[str]
     target_languages: list[str]
+    language_pairs: list[tuple[str, str]]
     family: str | None = Field(description="The models that do the same at other cost have this name too.")
     tier: str | None = Field(description="Which of its family it is: best, balanced or fast.")
     default: bool = Field(description="Whether a job of the task that names no model gets this one.")
@@ -75,6 +76,7 @@ class ModelObject(BaseModel):
             quantization=spec.quantization,
             source_languages=list(spec.source_languages),
             target_languages=list(spec.target_languages),
+            language_pairs=list(spec.language_pairs),
             family=spec.family,
             tier=spec.tier,
             default=spec.default,

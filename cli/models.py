@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +130,14 @@ def list_(is_json: bool) -> None:
 )
 @click.option("--source-language", "source_languages", multiple=True, help="May be given several times.")
 @click.option("--target-language", "target_languages", multiple=True, help="May be given several times.")
+@click.option(
+    "--language-pair",
+    "language_pairs",
+    nargs=2,
+    multiple=True,
+    metavar="FROM TO",
+    help="Instead of both, for a model that cannot do every source with every target. May be given several times.",
+)
 @click.option("--prefix", help="Put before every input, e.g. 'summarize: ' or '>>{target_lang}<< '.")
 @click.option("--max-input-tokens", type=click.IntRange(1), help="Longer inputs are an error, or truncated.")
 @click.option("--max-output-tokens", type=click.IntRange(1), help="The most that a request may ask for.")
@@ -252,14 +260,21 @@ def _report(spec: ModelSpec, device: str | None, recalibrate: bool) -> dict[str,
 
 
 def _run(spec: ModelSpec, engine: Any) -> dict[str, Any]:
+    from models.params import LANGUAGES
     from models.params import check as check_params
     from workers.engines.base import Prompt
     from workers.engines.load import decoding_params
 
-    wanted: dict[str, object] = {}
-    for key, languages in (("source_lang", spec.source_languages), ("target_lang", spec.target_languages)):
-        if languages and key not in spec.defaults:
-            wanted[key] = languages[0] if key == "source_lang" else languages[-1]
+    sides = (
+        zip(*spec.language_pairs, strict=True)
+        if spec.language_pairs
+        else (spec.source_languages, spec.target_languages)
+    )
+    wanted = {
+        key: side[0] if key == "source_lang" or spec.language_pairs else side[-1]
+        for key, side in zip(LANGUAGES, sides, strict=True)
+        if side and key not in spec.defaults
+    }
     clean, problems = check_params(wanted, spec)
     if problems:
         return {"error": str(problems[0])}
@@ -317,9 +332,11 @@ def _described(spec: ModelSpec, cache: Path) -> dict[str, Any]:
 
 
 def _languages(spec: ModelSpec) -> str:
-    def shown(languages: tuple[str, ...]) -> str:
-        return ",".join(languages[:3]) + ("…" if len(languages) > 3 else "") or "?"
+    def shown(languages: Sequence[str]) -> str:
+        return ",".join(languages[:4]) + ("…" if len(languages) > 4 else "") or "?"
 
+    if spec.language_pairs:
+        return shown([f"{source}→{target}" for source, target in spec.language_pairs])
     return f"{shown(spec.source_languages)} → {shown(spec.target_languages)}" if spec.target_languages else "-"
 
 

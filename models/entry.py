@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ def read_entry(path: Path, name: str, entry: object) -> ModelSpec:
     """The table of a model, judged as a whole; BadEntry says what is wrong with it."""
     reader = Entry(path, name, entry)
     task = reader.choice("task", Task)
+    pairs = reader.pairs("language_pairs")
     spec = ModelSpec(
         name=name,
         task=task,
@@ -32,8 +33,9 @@ def read_entry(path: Path, name: str, entry: object) -> ModelSpec:
         source=reader.text("source"),
         revision=reader.text("revision") or None,
         quantization=reader.text("quantization", "default"),
-        source_languages=reader.texts("source_languages"),
-        target_languages=reader.texts("target_languages"),
+        source_languages=reader.languages("source_languages", [source for source, _ in pairs]),
+        target_languages=reader.languages("target_languages", [target for _, target in pairs]),
+        language_pairs=pairs,
         prefix=reader.text("prefix"),
         max_input_tokens=reader.count("max_input_tokens"),
         max_output_tokens=reader.count("max_output_tokens"),
@@ -79,6 +81,22 @@ class Entry:
         if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
             raise self.bad(key, f"must be a list of strings, not {value!r}")
         return tuple(value)
+
+    def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
+        value = self._entry.pop(key, [])
+        if not isinstance(value, list) or not all(
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(each, str) and each for each in pair)
+            for pair in value
+        ):
+            raise self.bad(key, f'must be a list of pairs like ["en", "de"], source and target, not {value!r}')
+        return tuple((source, target) for source, target in value)
+
+    def languages(self, key: str, paired: Sequence[str]) -> tuple[str, ...]:
+        """The languages of a side: as listed, or those of the pairs."""
+        listed = self.texts(key)
+        if listed and paired:
+            raise self.bad(key, "is said by language_pairs already; leave it out")
+        return listed or tuple(dict.fromkeys(paired))
 
     def count(self, key: str) -> int | None:
         value = self._entry.pop(key, None)
@@ -168,7 +186,7 @@ class Entry:
         if spec.quantization not in QUANTIZATIONS[spec.engine]:
             expected = ", ".join(QUANTIZATIONS[spec.engine])
             raise self.bad("quantization", f"is {spec.quantization!r}; the {spec.engine} engine has: {expected}")
-        for key in ("source_languages", "target_languages"):
+        for key in ("language_pairs", "source_languages", "target_languages"):
             if getattr(spec, key) and spec.task is not Task.TRANSLATION:
                 raise self.bad(key, f"is for translation models; this one does {spec.task}")
         for placeholder in self._placeholders(spec.prefix):

@@ -16,7 +16,7 @@ A parameter that cannot be honoured is a problem, never ignored. Some rules are 
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from models.schemas import NotASchema, canonical
@@ -97,7 +97,7 @@ SEEDS_SAMPLES: frozenset[EngineKind] = frozenset({EngineKind.TRANSFORMERS, Engin
 def check(raw: Mapping[str, object], spec: ModelSpec) -> tuple[dict[str, object], list[ParamProblem]]:
     """The effective parameters of a request for `spec`, and everything that is wrong with it.
 
-    The dict holds `spec.defaults` under the request, with languages filled in where the model has only one; it is
+    The dict holds `spec.defaults` under the request, with languages filled in where only one is possible; it is
     ready to be stored as JSON, and only to be used when there are no problems. A null is the same as leaving the
     parameter out.
     """
@@ -223,8 +223,7 @@ def _language_problem(name: str, value: object, spec: ModelSpec) -> ParamProblem
     if value in known:
         return None
     near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.4)
-    listed = ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:12])} and {len(known) - 12} more"
-    hint = (f"did you mean {near[0]}? " if near else "") + f"it must be one of: {listed}"
+    hint = (f"did you mean {near[0]}? " if near else "") + f"it must be one of: {_some(known)}"
     return ParamProblem(name, f"{name} {_shown(value)} is not a language of model {spec.name}", hint)
 
 
@@ -360,12 +359,35 @@ _RULES: tuple[Rule, ...] = (
 def _fill_languages(clean: dict[str, object], spec: ModelSpec, problems: list[ParamProblem], named: set[str]) -> None:
     if spec.task is not Task.TRANSLATION:
         return
-    for name, known in zip(LANGUAGES, (spec.source_languages, spec.target_languages), strict=True):
+    sides: Sequence[Sequence[str]] = (spec.source_languages, spec.target_languages)
+    if spec.language_pairs and not named.intersection(LANGUAGES):
+        said = tuple(clean.get(name) for name in LANGUAGES)
+        able = [
+            pair
+            for pair in spec.language_pairs
+            if all(have in (None, want) for have, want in zip(said, pair, strict=True))
+        ]
+        if not able:
+            problems.append(_untaught(said, spec))
+            return
+        sides = [list(dict.fromkeys(side)) for side in zip(*able, strict=True)]
+    for name, known in zip(LANGUAGES, sides, strict=True):
         if len(known) == 1:
             clean.setdefault(name, known[0])
         elif known and name not in clean and name not in named:
-            listed = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-            problems.append(ParamProblem(name, f"model {spec.name} needs {name}", f"it must be one of: {listed}"))
+            problems.append(ParamProblem(name, f"model {spec.name} needs {name}", f"it must be one of: {_some(known)}"))
+
+
+def _untaught(said: tuple[object, ...], spec: ModelSpec) -> ParamProblem:
+    """A direction between two languages of the model that it was not made for."""
+    source, target = said
+    into = [have for have, other in spec.language_pairs if other == target]
+    message = f"model {spec.name} does not translate from {_shown(source)} to {_shown(target)}"
+    return ParamProblem("source_lang", message, f"to {_shown(target)}, source_lang must be one of: {_some(into)}")
+
+
+def _some(languages: Sequence[str]) -> str:
+    return ", ".join(languages[:12]) + (f" and {len(languages) - 12} more" if len(languages) > 12 else "")
 
 
 def _above(value: object, bound: object) -> bool:

@@ -96,7 +96,8 @@ class ModelSpec:
 
     `prefix` is put before every input, with `{source_lang}` and `{target_lang}` filled in. `defaults` are
     decoding parameters that hold unless a request says otherwise; `options` are for the engine. Models that do the
-    same at different cost are a `family`, in which each is a `tier`; a model has both or neither.
+    same at different cost are a `family`, in which each is a `tier`; a model has both or neither. `language_pairs`
+    (source, target) are all that a translator can do, if that is less than every source with every target.
     """
 
     name: str
@@ -107,6 +108,7 @@ class ModelSpec:
     quantization: str = "default"
     source_languages: tuple[str, ...] = ()
     target_languages: tuple[str, ...] = ()
+    language_pairs: tuple[tuple[str, str], ...] = ()
     prefix: str = ""
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None

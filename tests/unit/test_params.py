@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.params import NUMBERS, PARAMETERS, check, copies
+from models.params import LANGUAGES, NUMBERS, PARAMETERS, check, copies
 from models.spec import EngineKind, ModelSpec, Task
 
 
@@ -242,6 +242,46 @@ def test_a_model_of_many_languages_needs_to_be_told_which() -> None:
 
     assert [(problem.param, problem.hint) for problem in problems] == [("target_lang", "it must be one of: de, fr")]
     assert check({"target_lang": "fr"}, spec()) == ({"target_lang": "fr", "source_lang": "en"}, [])
+
+
+PAIRED = spec(
+    source_languages=("en", "de", "fr"),
+    target_languages=("de", "en", "fr"),
+    language_pairs=(("en", "de"), ("de", "en"), ("en", "fr"), ("fr", "en")),
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "filled_in"),
+    [
+        pytest.param(("en", "de"), ("en", "de"), id="both"),
+        pytest.param((None, "de"), ("en", "de"), id="one source for the target"),
+        pytest.param(("fr", None), ("fr", "en"), id="one target for the source"),
+    ],
+)
+def test_of_a_pair_of_languages_only_what_is_open_needs_to_be_said(
+    said: tuple[str | None, str | None], filled_in: tuple[str, str]
+) -> None:
+    given = {name: each for name, each in zip(LANGUAGES, said, strict=True) if each}
+
+    assert check(given, PAIRED) == (dict(zip(LANGUAGES, filled_in, strict=True)), [])
+
+
+def test_a_pair_that_a_model_was_not_made_for_is_a_problem() -> None:
+    _, [problem] = check({"source_lang": "de", "target_lang": "fr"}, PAIRED)
+
+    assert problem.param == "source_lang"
+    assert "does not translate from 'de' to 'fr'; to 'fr', source_lang must be one of: en" in str(problem)
+
+
+def test_of_several_pairs_the_open_side_has_to_be_said() -> None:
+    assert [(each.param, each.hint) for each in check({"target_lang": "en"}, PAIRED)[1]] == [
+        ("source_lang", "it must be one of: de, fr")
+    ]
+    assert [(each.param, each.hint) for each in check({"source_lang": "en"}, PAIRED)[1]] == [
+        ("target_lang", "it must be one of: de, fr")
+    ]
+    assert [each.param for each in check({}, PAIRED)[1]] == ["source_lang", "target_lang"]
 
 
 @pytest.mark.parametrize("task", [Task.SUMMARIZATION, Task.GENERATION])

@@ -117,6 +117,15 @@ def test_no_default_model_names_those_there_are(file: Path) -> None:
         pytest.param(f"[models.m]\n{HUB}default = 1\n", "default: must be true or false", id="flag"),
         pytest.param(f'[models.m]\n{HUB}source_languages = "en"\n', "must be a list of strings", id="languages"),
         pytest.param(f"[models.m]\n{ECHO}source_languages = ['en']\n", "is for translation models", id="task"),
+        pytest.param(f"[models.m]\n{HUB}language_pairs = ['en-de']\n", 'pairs like ["en", "de"]', id="pairs"),
+        pytest.param(
+            f"[models.m]\n{HUB}language_pairs = [['en', 'de']]\ntarget_languages = ['de']\n",
+            "target_languages: is said by language_pairs already",
+            id="pairs and languages",
+        ),
+        pytest.param(
+            f"[models.m]\n{ECHO}language_pairs = [['en', 'de']]\n", "is for translation models", id="no pairs"
+        ),
         pytest.param(f"[models.m]\n{HUB}max_input_tokens = true\n", "must be a whole number above 0", id="limit"),
         pytest.param(f'[models.m]\n{HUB}quantization = "int4"\n', "the ctranslate2 engine has: default", id="type"),
         pytest.param(f'[models.m]\n{HUB}prefix = "{{lang}}"\n', "{lang} is unknown", id="placeholder"),

@@ -23,9 +23,16 @@ export function quality(model) {
 }
 
 export function languages(model) {
-  const { source_languages: from, target_languages: to } = model;
+  const { source_languages: from, target_languages: to, language_pairs: pairs } = model;
+  if (pairs.length) return listed(pairs.map((pair) => pair.join(" → ")));
   if (!from.length && !to.length) return "";
   return `${listed(from)} → ${listed(to)}`;
+}
+
+// What a model can translate to from that source.
+export function targets(model, source) {
+  if (model.language_pairs.length) return model.language_pairs.filter(([from]) => from === source).map(([, to]) => to);
+  return model.target_languages.filter((code) => code !== source || model.target_languages.length === 1);
 }
 
 function listed(codes) {
@@ -46,7 +53,8 @@ export class Choice {
     Object.assign(this, { tasks, models, fields, source, target, changed });
     this.all = [];
     this.task = this.model = null;
-    for (const select of [source, target]) select.addEventListener("change", changed);
+    source.addEventListener("change", () => { this.offerTargets(); changed(); });
+    target.addEventListener("change", changed);
   }
 
   // `wanted`: the name of a model to begin with.
@@ -86,9 +94,13 @@ export class Choice {
     this.fields.hidden = !isOpen;
     if (isOpen) {
       options(this.source, model.source_languages);
-      options(this.target, model.target_languages.filter((code) => code !== this.source.value || model.target_languages.length === 1));
+      this.offerTargets();
     }
     this.changed();
+  }
+
+  offerTargets() {
+    options(this.target, targets(this.model, this.source.value));
   }
 
   get params() {

@@ -1,7 +1,7 @@
 // One input through one model, at once: for a feeling of what a job would give.
 
 import { api, busy, el, say, text } from "./api.js";
-import { inOrder, options } from "./choice.js";
+import { inOrder, options, targets } from "./choice.js";
 import { duration, number } from "./format.js";
 
 const $ = (id) => document.getElementById(id);
@@ -23,6 +23,7 @@ export function offer(models) {
   options(select, usable.map((model) => model.id), { chosen: select.value || usual });
   const chosen = () => usable.find((model) => model.id === select.value);
   select.onchange = () => fit(chosen());
+  $("trial-source").onchange = () => offerTargets(chosen());
   form.onsubmit = (event) => {
     event.preventDefault();
     busy($("run-trial"), () => run(chosen()));
@@ -41,8 +42,12 @@ function fit(model) {
   const isOpen = model.source_languages.length > 1 || model.target_languages.length > 1;
   for (const field of document.querySelectorAll("[data-language]")) field.hidden = !isOpen;
   options($("trial-source"), model.source_languages);
-  options($("trial-target"), model.target_languages.filter((code) => code !== $("trial-source").value || model.target_languages.length === 1));
+  offerTargets(model);
   if (!$("trial-text").value) $("trial-text").value = EXAMPLES[model.task] ?? "";
+}
+
+function offerTargets(model) {
+  options($("trial-target"), targets(model, $("trial-source").value));
 }
 
 function body(model, input) {
