@@ -43,7 +43,7 @@ class TrackRecord(BaseModel):
                 "aim": 0.8,
                 "all": {"estimates": 412, "inside": 0.8155, "median_error": 0.094},
                 "data": [
-                    {"model": "tatoeba-en-de-draft", "estimates": 412, "inside": 0.8155, "median_error": 0.094},
+                    {"model": "translation-balanced", "estimates": 412, "inside": 0.8155, "median_error": 0.094},
                 ],
             }
         }

@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from prometheus_client import Gauge
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -44,6 +45,8 @@ _ROUNDS = 5
 _BACK_OFF_SECONDS = 2.0
 _LOG_AT_ONCE, _JOBS_AT_ONCE = 500, 200
 _READ_BYTES, _HEARD_BYTES = 4_096, 64 * 1024
+
+OPEN = Gauge("bushel_event_streams", "Event streams that are open", multiprocess_mode="livesum")
 
 
 class TooManyStreams(Exception):
@@ -114,6 +117,7 @@ class Hub:
             if len(self._places) >= self._most:
                 self._make_room(tenant_id)
             self._places[stream] = None
+            OPEN.inc()
         return stream
 
     def _make_room(self, tenant_id: str) -> None:
@@ -123,9 +127,15 @@ class Hub:
         if held[tenant_id] + 1 >= most:
             raise TooManyStreams(len(self._places), held[tenant_id])
         last = next(stream for stream in reversed(self._places) if stream.tenant_id == biggest)
-        del self._places[last]
+        self._vacate(last)
         self._ousted.append(last)
         self._wake()
+
+    def _vacate(self, stream: Stream) -> None:
+        """Take its place from it, if it has one. The caller holds the lock."""
+        if stream in self._places:
+            del self._places[stream]
+            OPEN.dec()
 
     def begin(self, stream: Stream, connection: Connection | None = None, is_chunked: bool = False) -> None:
         """Tell the stream what happens from now on; over the connection, which is the hub's from now on, if given."""
@@ -143,7 +153,7 @@ class Hub:
         """Give the place back; a stream that is gone already is no error."""
         stream.cut()
         with self._lock:
-            self._places.pop(stream, None)
+            self._vacate(stream)
             self._wake()
 
     def stop(self) -> None:
@@ -240,7 +250,7 @@ class Hub:
         stream.cut()
         self._told.pop(stream, None)
         with self._lock:
-            self._places.pop(stream, None)
+            self._vacate(stream)
         if stream.connection is not None:
             selector.unregister(stream.connection)
             stream.connection.close()

@@ -130,7 +130,7 @@ class JobObject(BaseModel):
                 "endpoint": None,
                 "parent_id": None,
                 "task": "translation",
-                "model": "tatoeba-en-de-draft",
+                "model": "translation-balanced",
                 "tier": None,
                 "status": "in_progress",
                 "paused": False,

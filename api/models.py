@@ -108,7 +108,7 @@ class ModelList(BaseModel):
 
 
 class ModelPath(Strict):
-    model: str = Field(description="The model's name.", json_schema_extra={"example": "tatoeba-en-de-draft"})
+    model: str = Field(description="The model's name.", json_schema_extra={"example": "translation-balanced"})
 
 
 class ModelsQuery(Strict):

@@ -98,7 +98,7 @@ class UsageObject(BaseModel):
                 "data": [
                     {
                         "day": None,
-                        "model": "tatoeba-en-de-draft",
+                        "model": "translation-balanced",
                         "task": None,
                         "succeeded": 1_500_000,
                         "failed": 12,

@@ -82,7 +82,7 @@ class WorkerObject(BaseModel):
                 "device_memory_bytes": 734_003_200,
                 "models": [
                     {
-                        "id": "tatoeba-en-de-draft",
+                        "id": "translation-balanced",
                         "loaded": True,
                         "loaded_at": 1_790_000_004,
                         "load_seconds": 0.412,
@@ -90,7 +90,7 @@ class WorkerObject(BaseModel):
                         "unavailable_reason": None,
                     }
                 ],
-                "running": {"model": "tatoeba-en-de-draft", "items": 512, "since": 1_790_003_598},
+                "running": {"model": "translation-balanced", "items": 512, "since": 1_790_003_598},
                 "leases": {"chunks": 2, "items": 1024, "own": []},
             }
         }
@@ -162,7 +162,7 @@ class QueueObject(ShareObject):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "id": "tatoeba-en-de-draft",
+                "id": "translation-balanced",
                 "object": "queue",
                 "jobs": 2,
                 "items": 12_400,

@@ -1,5 +1,7 @@
 """A model that is measured: where its weights are, and how each runtime gets at them."""
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +36,9 @@ def contender(name: str, cache: Path) -> ModelSpec:
         raise BenchmarkFailed(f"{name} is no translation model that is here as a folder; name another with --model")
     if not (spec.source / "source.spm").is_file():
         raise BenchmarkFailed(f"{name} is no Marian model, and only those can be run by all ways; name another")
-    return spec
+    # Of a multilingual model, one direction: not all that it is compared with know of languages.
+    prefix = spec.prefix.format(source_lang="en", target_lang="de")
+    return replace(spec, prefix=prefix, language_pairs=(), source_languages=("en",), target_languages=("de",))
 
 
 def with_shortlist(spec: ModelSpec) -> ModelSpec:
@@ -53,9 +57,23 @@ def source_of(spec: ModelSpec) -> Path:
 
 
 def conversion(spec: ModelSpec, cache: Path) -> tuple[Path, str]:
-    """The model as CTranslate2 reads it, the same that our engine loads; and its compute type."""
+    """The model as CTranslate2 reads it, the same that our engine loads; and its compute type.
+
+    What our engine puts before inputs by the registry, CTranslate2 puts there by the folder's config, so that whoever
+    uses the folder need not know of it.
+    """
     compute_type = COMPUTE_TYPES.get(spec.quantization, spec.quantization)
-    return converted(spec, find_files(spec, cache), compute_type, cache), compute_type
+    folder = converted(spec, find_files(spec, cache), compute_type, cache)
+    return (_tagged(folder, spec.prefix.strip(), cache) if spec.prefix else folder), compute_type
+
+
+def _tagged(folder: Path, tag: str, cache: Path) -> Path:
+    made = cache / "tagged" / folder.name
+    if not made.is_dir():
+        shutil.copytree(folder, made)
+        config = json.loads((made / "config.json").read_text("utf-8"))
+        (made / "config.json").write_text(json.dumps(config | {"add_source_bos": True, "bos_token": tag}), "utf-8")
+    return made
 
 
 def write_registry(spec: ModelSpec, path: Path) -> Path:

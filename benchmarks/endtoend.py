@@ -17,17 +17,22 @@ class EndToEnd:
         self._service, self._model, self._folder = service, model, folder
         self.job_id = ""
 
-    def translate(self, lines: Sequence[str], decoding: Decoding) -> list[str]:
-        """BenchmarkFailed unless every line succeeded, and its result is in its place."""
-        source, results = self._folder / "lines.jsonl", self._folder / "results.jsonl"
+    def submit(self, lines: Sequence[str], decoding: Decoding) -> str:
+        """The id of a job of these lines, as a file."""
+        source = self._folder / "lines.jsonl"
         source.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
-        self.job_id = self._service.submit(
+        return self._service.submit(
             task="translation",
             model=self._model,
             input_file_id=self._service.upload(source),
             format="jsonl",
             params=decoding.params(),
         )
+
+    def translate(self, lines: Sequence[str], decoding: Decoding) -> list[str]:
+        """BenchmarkFailed unless every line succeeded, and its result is in its place."""
+        results = self._folder / "results.jsonl"
+        self.job_id = self.submit(lines, decoding)
         self._service.watch(self.job_id, _LIMIT_SECONDS)
         self._service.download(f"/v1/jobs/{self.job_id}/results", results)
         return _texts(results, len(lines))

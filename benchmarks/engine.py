@@ -22,7 +22,7 @@ The ways take turns, beginning with another one each round; medians are shown. t
 lines, spread evenly over their lengths, and compared by lines a second: all of them would take hours. Its output in
 batches of 32 is the reference that every other output is compared with: chrF, and the share of lines that are the same
 to the letter. On a GPU, where transformers runs in bfloat16 and CTranslate2 and we in 16 bits too, it is done once more
-in float32, untimed. Lines are one to six held-out sentences of the starter model each, no two alike, so that nothing is
+in float32, untimed. Lines are one to six everyday sentences each, no two alike, so that nothing is
 won by computing what is the same once; the result cache is off.
 
 The model with random weights has 60 million parameters (d_model 512, 6 + 6 layers, 32,001 tokens). It says nothing
@@ -116,7 +116,7 @@ def measure(
         cache = folder / "cache"
         source = source_of(spec)
         pieces = Pieces(source)
-        plain = Plain(source, device, is_exact=device == "cpu")
+        plain = Plain(source, device, device == "cpu", spec.prefix)
         raw = _raw(spec, cache, device)
         specs = for_device(spec, device)
         ours: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def measure(
                 reference = outputs.pop(N1)
             else:
                 say("the reference: transformers in float32")
-                exact = Plain(source, device, is_exact=True).translate([lines[place] for place in n1], decoding)
+                exact = Plain(source, device, True, spec.prefix).translate([lines[place] for place in n1], decoding)
                 reference = dict(zip(n1, exact, strict=True))
             yield Measured(
                 model=spec.name,
@@ -316,7 +316,7 @@ def run(options: argparse.Namespace) -> list[Measured]:
     measured: list[Measured] = []
     with contextlib.ExitStack() as stack:
         made = Path(options.made or stack.enter_context(tempfile.TemporaryDirectory(prefix="bushel-made-")))
-        for name in options.model or [RANDOM, "tatoeba-en-de-draft"]:
+        for name in options.model or [RANDOM, "translation-balanced"]:
             sizes = Sizes(
                 options.lines_random if name == RANDOM else options.lines,
                 options.rows_n0,
@@ -337,7 +337,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--lines", type=int, default=4_000, help="lines for a trained model (default: %(default)s)")
     made.add_argument("--lines-random", type=int, default=1_000, help=f"and for {RANDOM} (default: %(default)s)")
-    made.add_argument("--texts", type=Path, help="a file of lines instead of the held-out sentences")
+    made.add_argument("--texts", type=Path, help="a file of lines instead of the sentences")
     made.add_argument("--rows-n0", type=int, default=24, help="lines of N0, row by row (default: %(default)s)")
     made.add_argument("--rows-n1", type=int, default=192, help="and in batches of 32 (default: %(default)s)")
     made.add_argument("--beams", type=_numbers, default=[1], help="comma-separated (default: 1)")

@@ -1,4 +1,8 @@
-"""The sentences that the models that come with Bushel never saw, and mixed lines made of them."""
+"""Everyday sentences with their German translations, and mixed lines made of them.
+
+The models that come with Bushel may have learned from some of them: they show speed, and that two ways of running a
+model say the same, not how good it is.
+"""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.service import BenchmarkFailed
 
-SENTENCES = Path(__file__).resolve().parents[1] / "models" / "tatoeba-en-de-draft" / "heldout.tsv"
+SENTENCES = Path(__file__).with_name("sentences.tsv")
 # How many sentences a mixed line has: short ones as of a list of phrases, long ones as of a paragraph.
 SENTENCES_PER_LINE = (1, 2, 2, 3, 4, 6)
 _SEED = 6
@@ -34,7 +38,7 @@ def mixed_lines(sentences: Sequence[str], count: int) -> list[str]:
 
 
 def read_lines(path: Path | None, count: int) -> list[str]:
-    """The first lines of a file that are not blank, without repetitions; or mixed ones of the held-out sentences."""
+    """The first lines of a file that are not blank, without repetitions; or mixed ones of the sentences."""
     if path is None:
         return mixed_lines(read_sources(), count)
     lines = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))

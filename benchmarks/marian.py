@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.heldout import SENTENCES
+import models
 
 NAME = "random-60m"
+_STARTER = Path(models.__file__).parent / "translation-best"
 VOCABULARY = 32_000
 _POSITIONS = 512
 _SEED = 6
@@ -19,7 +20,7 @@ def make_random(folder: Path) -> Path:
     """The model's folder as transformers and CTranslate2 read it; made once, the same weights every time.
 
     d_model 512, 6 + 6 layers, feed-forward 2,048, 32,001 tokens: the shape of OPUS-MT's and Marian's base models. Its
-    pieces are those of the starter model, filled up with ones that no text has.
+    pieces are those of the starter translator, filled up with ones that no text has.
     """
     made = folder / NAME
     if not (made / "config.json").is_file():
@@ -34,8 +35,8 @@ def make_random(folder: Path) -> Path:
 
 def _write_tokenizer(folder: Path) -> None:
     for name in ("source.spm", "target.spm"):
-        shutil.copyfile(SENTENCES.parent / name, folder / name)
-    ids: dict[str, int] = json.loads((SENTENCES.parent / "vocab.json").read_text("utf-8"))
+        shutil.copyfile(_STARTER / name, folder / name)
+    ids: dict[str, int] = json.loads((_STARTER / "vocab.json").read_text("utf-8"))
     known = len(ids) - 1
     filled = {token: id for token, id in ids.items() if token != "<pad>"}
     # Without the mark of a word's beginning, which tokenizers do not treat alike in pieces that they do not know.

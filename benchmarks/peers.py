@@ -18,7 +18,7 @@ Triton, dynamic batcher    NVIDIA Triton through nvidia-pytriton with a Python b
 LibreTranslate's length penalty is fixed at 0.2, so all use that where there are beams. Outputs of a sample of the lines
 are compared with those of transformers in float32: chrF, and the share that is the same to the letter. LibreTranslate
 cuts lines into sentences, and afterwards gives outputs the punctuation and the case of their inputs, so that it agrees
-a little less. Lines are the held-out sentences, each once.
+a little less. Lines are the sentences, each once.
 
 Not fair: LibreTranslate would download a neural sentence splitter; here it has a rule-based one that costs next to
 nothing, which favours it. Triton answers over JSON, as a client without its library would ask; gRPC costs less. Celery
@@ -132,7 +132,7 @@ def measure(lines: list[str], options: argparse.Namespace) -> Found:
         timed = take_turns(ways, lines, options.rounds, say)
     say("the reference: transformers in float32")
     sample = spread([len(line) for line in lines], options.sample)
-    plain = Plain(source_of(spec), "cpu", is_exact=True)
+    plain = Plain(source_of(spec), "cpu", True, spec.prefix)
     plain.choose_threads(lines[:4], decoding, machine.cpus())
     reference = dict(zip(sample, plain.translate([lines[place] for place in sample], decoding), strict=True))
     agreements = {name: agreement(each.outputs, reference) for name, each in timed.items()}
@@ -173,8 +173,8 @@ def picture(found: Found, path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    made.add_argument("--model", default="tatoeba-en-de-draft", help="(default: %(default)s)")
-    made.add_argument("--lines", type=int, default=1_000, help="held-out sentences (default: %(default)s)")
+    made.add_argument("--model", default="translation-balanced", help="(default: %(default)s)")
+    made.add_argument("--lines", type=int, default=1_000, help="sentences (default: %(default)s)")
     made.add_argument("--texts", type=Path, help="a file of lines instead of them")
     made.add_argument("--beams", type=int, default=4, help="(default: %(default)s, which is LibreTranslate's)")
     made.add_argument("--sample", type=int, default=96, help="lines that are compared (default: %(default)s)")
@@ -190,7 +190,7 @@ def _lines(options: argparse.Namespace) -> list[str]:
         return read_lines(options.texts, options.lines)
     sources = list(dict.fromkeys(read_sources()))
     if options.lines > len(sources):
-        raise BenchmarkFailed(f"there are {len(sources):,} held-out sentences; ask for at most so many with --lines")
+        raise BenchmarkFailed(f"there are {len(sources):,} sentences; ask for at most so many with --lines")
     return sources[: options.lines]
 
 

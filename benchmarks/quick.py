@@ -20,7 +20,7 @@ from benchmarks.publishing import say
 from benchmarks.results import Result
 from benchmarks.service import BenchmarkFailed
 
-MODEL = "tatoeba-en-de-draft"
+MODEL = "translation-balanced"
 _ENGINE = ("--model", MODEL, "--lines", "1200", "--rows-n0", "0", "--rows-n1", "64", "--rounds", "3", "--device", "cpu")
 _SCHEDULER = ("--items", "60000", "--tenant-items", "2000", "--swap-jobs", "6", "--swap-items", "1000")
 _LEDGER_LINES = 20_000

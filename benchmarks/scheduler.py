@@ -139,6 +139,7 @@ def _until_it_runs(service: Service, job_id: str, items: int) -> None:
     while (job := service.job(job_id))["counts"]["succeeded"] == 0:
         if time.monotonic() > until or job["status"] not in ("validating", "in_progress"):
             raise BenchmarkFailed(f"the job of {items:,} items is {job['status']}, and none of them is done")
+        # No event tells of a first result, and the stream of the counts comes at most once a second.
         time.sleep(0.1)
 
 

@@ -134,6 +134,7 @@ class Service:
                 break
             if now - began > limit_seconds:
                 raise BenchmarkFailed(f"{job_id} is {job['status']} after {limit_seconds:.0f} s: {job['counts']}")
+            # Asked, not told: a job's stream tells at most once a second, and what a look costs is a finding itself.
             time.sleep(POLL_SECONDS)
         if job["status"] != "completed" or job["counts"]["succeeded"] != job["counts"]["total"]:
             raise BenchmarkFailed(f"{job_id} is {job['status']}: {job['counts']}, {job['errors']}")

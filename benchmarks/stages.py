@@ -26,7 +26,6 @@ Not fair: looking costs the service some of the processors, so that it is a litt
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from pathlib import Path
 from benchmarks import machine, results
 from benchmarks.contender import contender, write_registry
 from benchmarks.decoding import Decoding
+from benchmarks.endtoend import EndToEnd
 from benchmarks.heldout import read_lines
 from benchmarks.plot import Bar, draw
 from benchmarks.publishing import add_options, publish, say
@@ -109,16 +109,8 @@ def grown(before: Metrics, after: Metrics, name: str, **labels: str) -> float:
 
 
 def measure(service: Service, model: str, lines: Sequence[str], decoding: Decoding, folder: Path) -> Measured:
-    source = folder / "lines.jsonl"
-    source.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
     before, io_before = service.metrics("model worker"), service.metrics("io worker")
-    job_id = service.submit(
-        task="translation",
-        model=model,
-        input_file_id=service.upload(source),
-        format="jsonl",
-        params=decoding.params(),
-    )
+    job_id = EndToEnd(service, model, folder).submit(lines, decoding)
     looks = _looks(service, job_id)
     service.watch(job_id, _LIMIT_SECONDS)
     service.check_audit(job_id)
@@ -152,6 +144,7 @@ def _looks(service: Service, job_id: str) -> list[Look]:
             now = service.metrics("model worker")
             busy, idle = (now["bushel_device_seconds_total", (("state", state),)] for state in ("busy", "idle"))
             looks.append(Look(job["counts"]["queued"], job["counts"]["running"], busy, idle))
+        # Samples of a state that nothing announces: how many chunks wait beside how long the device was idle.
         time.sleep(_LOOK_SECONDS)
     return looks
 
@@ -231,9 +224,9 @@ def picture(measured: Sequence[Measured], path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    made.add_argument("--model", default="tatoeba-en-de-draft", help="(default: %(default)s)")
+    made.add_argument("--model", default="translation-balanced", help="(default: %(default)s)")
     made.add_argument("--lines", type=int, default=6_000, help="(default: %(default)s)")
-    made.add_argument("--texts", type=Path, help="a file of lines instead of the held-out sentences")
+    made.add_argument("--texts", type=Path, help="a file of lines instead of the sentences")
     made.add_argument("--beams", type=int, default=1, help="(default: %(default)s)")
     made.add_argument("--max-new-tokens", type=int, default=128, help="(default: %(default)s)")
     made.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")

@@ -229,7 +229,11 @@ def _queues(queues: Sequence[wire.Queue], width: int, now: float) -> Table:
 
 def _jobs_told(glance: Glance) -> str:
     running = sum(job.counts.running > 0 for job in glance.open_jobs)
-    return f"{len(glance.open_jobs):,} open, {running:,} of them running; {len(glance.ended_jobs):,} ended lately"
+    told = f"{len(glance.open_jobs):,} open, {running:,} of them running"
+    if glance.has_more:
+        # How many run cannot be said: the oldest are not here, and go first.
+        told = f"more than {len(glance.open_jobs):,} open, of which the newest are here"
+    return f"{told}; {len(glance.ended_jobs):,} ended lately"
 
 
 def _jobs(jobs: Sequence[wire.Job], width: int, now: float) -> RenderableType:

@@ -26,7 +26,7 @@ from cli.formats import Format, guess, opened
 from cli.local import read_access
 from cli.results import save
 
-MODEL = "tatoeba-en-de-draft"
+MODEL = "translation-balanced"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILES = ("sentences.txt", "sentences.csv", "sentences.jsonl")
 _SHOWN = 12
@@ -185,6 +185,7 @@ def submit(client: Client, path: Path, model: str) -> wire.Job:
         "model": model,
         "input_file_id": file.id,
         "format": Format(guess(path.name)).as_json(),
+        "params": {"target_lang": "de"},
         "metadata": {"from": "bushel demo"},
     }
     return client.create_job(body)

@@ -83,7 +83,7 @@ def doctor(target: Target, only: tuple[str, ...], seconds: float, as_json: bool)
     \b
     Exit codes: 0 all is well, or there are only warnings; 1 there are problems.
     """
-    scene = survey(target, os.environ)
+    scene = survey(target, os.environ, seconds)
     libraries.load(scene.kind)
     checks = _chosen(scene, only)
     reports = _masked(scene, make(scene, checks, seconds))

@@ -11,8 +11,9 @@ from cli.client import Client
 from cli.errors import CLIError, Refused
 
 _NEWEST = 50
-# Of each status, where the newest are not all there are.
-_MOST_OPEN = 100
+# Of each status. Those that run first are the oldest, so that nearly everybody's should be among them; a hundred cost
+# a request.
+_MOST_OPEN = 1_000
 _OPEN = ("in_progress", "validating", "finalizing", "cancelling")
 # The server tries its store, its broker and its disks for it.
 _READINESS_SECONDS = 5.0
@@ -20,7 +21,10 @@ _READINESS_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What was seen at `seen_at`. `trouble` is why nothing could be seen since; then the figures are old."""
+    """What was seen at `seen_at`. `trouble` is why nothing could be seen since; then the figures are old.
+
+    With `has_more` there are more open jobs than are in `jobs`: older ones.
+    """
 
     url: str
     version: str | None
@@ -28,6 +32,7 @@ class Glance:
     workers: tuple[wire.Worker, ...]
     queues: tuple[wire.Queue, ...]
     jobs: tuple[wire.Job, ...]
+    has_more: bool
     seen_at: float
     trouble: str | None = None
 
@@ -35,7 +40,7 @@ class Glance:
     def open_jobs(self) -> list[wire.Job]:
         """Those that run first; then in the order in which they will."""
         found = [job for job in self.jobs if not job.is_final]
-        return sorted(found, key=lambda job: (not job.counts.running, -_priority(job), job.created_at or 0.0, job.id))
+        return sorted(found, key=lambda job: (not job.counts.running, -job.priority, job.created_at or 0.0, job.id))
 
     @property
     def ended_jobs(self) -> list[wire.Job]:
@@ -54,6 +59,7 @@ class Glance:
             "workers": [worker.raw for worker in self.workers],
             "queues": [queue.raw for queue in self.queues],
             "jobs": [job.raw for job in [*self.open_jobs, *self.ended_jobs]],
+            "has_more": self.has_more,
         }
         return json.dumps(content)
 
@@ -61,8 +67,8 @@ class Glance:
 class Looker:
     """Looks at a server again and again, and asks no more of it than each look needs."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, most_open: int = _MOST_OPEN) -> None:
+        self._client, self._most_open = client, most_open
         self._last: Glance | None = None
         self._checked_at = 0.0
 
@@ -76,7 +82,7 @@ class Looker:
             self._readiness(known),
             tuple(self._client.workers()),
             tuple(self._client.queues()),
-            tuple(self._jobs()),
+            *self._jobs(),
             time.time(),
         )
         return self._last
@@ -101,13 +107,16 @@ class Looker:
         self._checked_at = time.monotonic()
         return self._client.readiness()
 
-    def _jobs(self) -> list[wire.Job]:
-        """The newest, and all others that have not ended, as far as they fit on a page."""
-        newest, has_more = self._client.newest_jobs(_NEWEST)
+    def _jobs(self) -> tuple[tuple[wire.Job, ...], bool]:
+        """The newest, and those that have not ended, as many as there may be; whether there are more of these."""
+        newest, is_part = self._client.newest_jobs(_NEWEST)
         found = {job.id: job for job in newest}
-        for status in _OPEN if has_more else ():
-            found |= {job.id: job for job in self._client.newest_jobs(_MOST_OPEN, status)[0]}
-        return list(found.values())
+        has_more = False
+        for status in _OPEN if is_part else ():
+            jobs, is_part = self._client.newest_jobs(self._most_open, status)
+            found |= {job.id: job for job in jobs}
+            has_more |= is_part
+        return tuple(found.values()), has_more
 
 
 class Watchman:
@@ -144,8 +153,3 @@ class Watchman:
                 with self._telling:
                     if not self._over.is_set():
                         self._told()
-
-
-def _priority(job: wire.Job) -> int:
-    value = job.raw.get("priority")
-    return value if isinstance(value, int) else 0

@@ -21,7 +21,8 @@ from cli.logbook.entry import LEVELS, Entry
 from cli.options import as_job
 
 _USUAL = 100
-# How often sizes of files are looked at. Nothing is read, and nothing else is done, while they stay.
+# How often sizes of files are looked at. Nothing is read, and nothing else is done, while they stay. Python has no way
+# to be told by the system when a file grows.
 _POLL_SECONDS = 0.25
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _STYLES: dict[str, dict[str, object]] = {

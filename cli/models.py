@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -97,18 +97,19 @@ def list_(is_json: bool) -> None:
         click.echo(json.dumps([_described(spec, cache) for spec in specs], indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "task", "tier", "languages", "engine", "here"):
+    for column in ("model", "task", "tier", "languages", "numbers", "here"):
         table.add_column(column, no_wrap=True)
     console = Console()
     is_wide = console.width >= 120
     if is_wide:
+        table.add_column("engine", no_wrap=True)
         table.add_column("family", no_wrap=True)
         table.add_column("source", no_wrap=True, overflow="ellipsis")
     for spec in specs:
         name = f"{spec.name} *" if spec.default else spec.name
         here = "yes" if available(spec, cache) else "no"
-        cells = [name, spec.task, spec.tier or "-", _languages(spec), f"{spec.engine} {spec.quantization}", here]
-        table.add_row(*cells, *((spec.family or "-", _source(spec)) if is_wide else ()))
+        cells = [name, spec.task, spec.tier or "-", _languages(spec), spec.quantization, here]
+        table.add_row(*cells, *((spec.engine, spec.family or "-", _source(spec)) if is_wide else ()))
     console.print(table)
     click.echo("* used when a request for its task names no model", err=True)
 
@@ -332,11 +333,13 @@ def _described(spec: ModelSpec, cache: Path) -> dict[str, Any]:
 
 
 def _languages(spec: ModelSpec) -> str:
-    def shown(languages: Sequence[str]) -> str:
-        return ",".join(languages[:4]) + ("…" if len(languages) > 4 else "") or "?"
+    def shown(languages: tuple[str, ...]) -> str:
+        return ",".join(languages[:3]) + ("…" if len(languages) > 3 else "") or "?"
 
     if spec.language_pairs:
-        return shown([f"{source}→{target}" for source, target in spec.language_pairs])
+        source, target = spec.language_pairs[0]
+        more = len(spec.language_pairs) - 1
+        return f"{source} → {target}" + (f" +{more}" if more else "")
     return f"{shown(spec.source_languages)} → {shown(spec.target_languages)}" if spec.target_languages else "-"
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,7 @@ from cli.errors import WrongUsage
 from cli.exits import Exit
 from cli.options import as_job, offer_jobs
 from cli.output import check_delimiter, check_writable, format_of, is_packed, is_stdout, whole_file
-
-_POLL_SECONDS = 1.0
+from cli.watch import states
 
 
 @click.command()
@@ -69,7 +67,7 @@ def results(
             tell_nothing(job, output)
             raise click.exceptions.Exit(Exit.FAILED)
         if follow:
-            _follow(client, job_id, output, include_input)
+            _follow(client, job, output, include_input)
         else:
             if chosen == "csv":
                 check_delimiter(output, delimiter_of(job))
@@ -128,38 +126,33 @@ def save(client: Client, job_id: str, output: Path, form: str, include_input: bo
         return lines.is_complete
 
 
-def tail(client: Client, job_id: str, output: Path, include_input: bool) -> None:
+def tail(client: Client, job: wire.Job, output: Path, include_input: bool) -> None:
     """Append results as they finish, until the job has ended."""
-    _check_continuation(client, job_id, output, include_input)
-    with _continued(output) as (out, after):
-        cursor = after
-        while True:
-            lines = client.result_lines(job_id, cursor, "finished", include_input)
+    _check_continuation(client, job.id, output, include_input)
+    with _continued(output) as (out, cursor):
+        for _ in states(client, job):
+            lines = client.result_lines(job.id, cursor, "finished", include_input)
             for _, line in lines:
                 out.write(line.encode())
             out.flush()
             cursor = lines.cursor
             if lines.is_complete:
                 return
-            time.sleep(_POLL_SECONDS)
 
 
 def _until_accepted(client: Client, job: wire.Job) -> wire.Job:
     """The job when its input has been read: before that, nobody knows whether there will be results."""
-    while job.status == "validating":
-        time.sleep(_POLL_SECONDS)
-        job = client.job(job.id)
-    return job
+    return next(now for now in states(client, job) if now.status != "validating")
 
 
-def _follow(client: Client, job_id: str, output: Path, include_input: bool) -> None:
+def _follow(client: Client, job: wire.Job, output: Path, include_input: bool) -> None:
     try:
-        tail(client, job_id, output, include_input)
+        tail(client, job, output, include_input)
     except KeyboardInterrupt:
         if is_stdout(output):
-            click.echo(f"{job_id} is not affected; all its results: bushel results {job_id}", err=True)
+            click.echo(f"{job.id} is not affected; all its results: bushel results {job.id}", err=True)
         else:
-            click.echo(f"{job_id} is not affected; the same command continues {output}", err=True)
+            click.echo(f"{job.id} is not affected; the same command continues {output}", err=True)
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None
 
 

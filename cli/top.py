@@ -61,6 +61,7 @@ def top(target: Target, interval: float, once: bool, as_json: bool) -> None:
 def _print_documents(looker: Looker, first: Glance, interval: float, once: bool) -> None:
     click.echo(first.document())
     while not once:
+        # Nothing is waited for: so often it was asked for.
         time.sleep(interval)
         click.echo(looker.look_again().document())
 

@@ -1,7 +1,7 @@
 """`bushel watch`: a job's progress until it ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 from rich.console import Console
@@ -50,23 +50,31 @@ def follow(client: Client, job: wire.Job, console: Console, then: str = "") -> w
 
 
 def wait(client: Client, job: wire.Job, seen: Callable[[wire.Job], None]) -> wire.Job:
-    """Call `seen` with every state of the job until it has ended: as the server tells it, or else by asking."""
+    """Call `seen` with every state of the job until it has ended; the last one."""
+    for now in states(client, job):
+        seen(now)
+        job = now
+    return job
+
+
+def states(client: Client, job: wire.Job) -> Iterator[wire.Job]:
+    """This state of the job and all that come, the last one final: as the server tells them, or else by asking."""
     pause, is_told = _FIRST_PAUSE, True
-    while True:
-        seen(job)
-        if job.is_final:
-            return job
+    yield job
+    while not job.is_final:
         if is_told:
             is_told = False
             for now in client.states(job.id):
                 job, is_told = now, True
-                seen(job)
+                yield job
         else:
+            # Where there is no stream, nobody but the server knows when to ask, and it does not say.
             time.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 1.3)
         if not job.is_final:
             # Also after a stream that broke off: the server may be gone, and asking says so.
             job = client.job(job.id)
+            yield job
 
 
 def exit_code(job: wire.Job) -> Exit:

@@ -156,6 +156,10 @@ class Job:
         return _text(metadata.get("name")) or _text(metadata.get("title")) or ""
 
     @property
+    def priority(self) -> int:
+        return _whole(self.raw.get("priority")) or 0
+
+    @property
     def began_at(self) -> float | None:
         return _number(self.raw.get("in_progress_at"))
 

@@ -28,16 +28,24 @@ class Exits(list[int]):
         self.append(status)
 
 
-class Begun:
-    """An engine that says when it was first asked to generate."""
+class Handled:
+    """An engine of the tests' own: another one, with some of its calls replaced."""
 
-    def __init__(self, engine: Engine, begun: threading.Event) -> None:
-        self._engine, self._begun = engine, begun
+    def __init__(self, engine: Engine, **calls: Any) -> None:
+        self._engine, self._calls = engine, calls
 
     def __getattr__(self, name: str) -> Any:
-        if name == "generate":
-            self._begun.set()
-        return getattr(self._engine, name)
+        return self._calls.get(name) or getattr(self._engine, name)
+
+
+def announced(engine: Engine, begun: threading.Event) -> Engine:
+    """The engine, which says when it is asked to generate."""
+
+    def generate(*args: Any) -> Any:
+        begun.set()
+        return engine.generate(*args)
+
+    return cast("Engine", Handled(engine, generate=generate))
 
 
 @contextmanager
@@ -50,7 +58,7 @@ def running(
 ) -> Iterator[tuple[Runner, Exits]]:
     registry = Registry(specs or [spec()])
     begun = begun or threading.Event()
-    shelf = Shelf(registry, lambda wanted: cast("Engine", Begun(open_echo(wanted, None), begun)), capacity=2)
+    shelf = Shelf(registry, lambda wanted: announced(open_echo(wanted, None), begun), capacity=2)
     exits = Exits()
     names = [one.name for one in registry.all()]
     runner = Runner(ledger.sessions, shelf, ledger.bell, "runner", names, deadline, 0.05, exits)
@@ -69,3 +77,20 @@ def ended(ledger: Ledger, job_id: str, seconds: float = 20) -> Any:
         found = audit(session, ledger.tenant, job_id)
     assert found.ok, found
     return ledger.job(job_id)
+
+
+def outcome(ledger: Ledger, idx: int) -> tuple[str, str | None]:
+    """The text of an item, or the code it failed with, where there is one job."""
+    [row] = ledger.rows("SELECT output->>'text' AS text, error_code FROM results WHERE idx = :idx", idx=idx)
+    return row.text, row.error_code
+
+
+def runner_of(ledger: Ledger, engine: Any, deadline: float = 600) -> tuple[Runner, Shelf, Exits]:
+    """For an engine of the test's own; it is started and stopped by the test."""
+    shelf, exits = Shelf(Registry([spec()]), lambda _: cast("Engine", engine), capacity=2), Exits()
+    return Runner(ledger.sessions, shelf, ledger.bell, "runner", ["echo"], deadline, 0.05, exits), shelf, exits
+
+
+def held(ledger: Ledger) -> list[Any]:
+    """The chunks under lease."""
+    return ledger.rows("SELECT id, crashes FROM chunks WHERE state = 'leased' ORDER BY id")

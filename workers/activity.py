@@ -10,10 +10,11 @@ from workers.device import DeviceClock, Running
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in memory: what loading it took, and since when (Unix seconds) it is there."""
+    """A model in memory: what loading it took, since when (Unix seconds) it is there, and on what device."""
 
     load_seconds: float
     loaded_at: float
+    device: str
 
 
 class Pipeline(Protocol):

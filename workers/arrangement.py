@@ -1,5 +1,6 @@
 """Drafts to chunks: grouped by model and parameters, equal inputs computed once, neighbours of similar length."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -35,15 +36,13 @@ def arrange(
     that are equal to what was `seen` in an earlier window have chunks of their own, which come last.
     """
     twins = _twins(drafts, seen)
-    followers: dict[int, int] = {}
-    for first in twins.here.values():
-        followers[first] = followers.get(first, 0) + 1
+    followers = Counter(twins.here.values())
     chunks: list[NewChunk] = []
     chunk_of: dict[int, int] = {}
     own = (place for place, draft in enumerate(drafts) if place not in twins.here and place not in twins.before)
     for setup, mine, tokens in _cut(drafts, own, chunk_tokens):
         chunk_of |= dict.fromkeys(mine, len(chunks))
-        items = len(mine) + sum(followers.get(place, 0) for place in mine)
+        items = len(mine) + sum(followers[place] for place in mine)
         chunks.append(NewChunk(setup.model, msgspec.json.decode(setup.params), items, tokens))
     chunk_of |= {place: chunk_of[first] for place, first in twins.here.items()}
     # As large as if they were to be computed, because some may have to be, and outputs take memory either way.

@@ -1,7 +1,7 @@
 """What a worker process has at this moment, for its metrics: asked when they are, so that it is never old."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -36,12 +36,12 @@ class Shelf(Protocol):
 class ProcessFigures(Collector):
     """Of any worker process."""
 
-    def __init__(self, device: str, version: str) -> None:
+    def __init__(self, device: Callable[[], str], version: str) -> None:
         self._device, self._version = device, version
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("bushel_worker_info", "Always 1; its labels tell", labels=["device", "version"])
-        info.add_metric([self._device, self._version], 1)
+        info.add_metric([self._device(), self._version], 1)
         yield info
 
 

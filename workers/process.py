@@ -98,7 +98,7 @@ class WorkerProcess:
         host, port = self._settings.metrics_host, self._settings.metrics_port
         if port is None:
             return None
-        own = registry_of(figures.ProcessFigures(self._settings.device or "auto", version("bushel")))
+        own = registry_of(figures.ProcessFigures(self._device, version("bushel")))
         if self.runner and self._shelf:
             own.register(figures.DeviceFigures(self.runner, self._shelf))
         if is_io:
@@ -178,12 +178,18 @@ class WorkerProcess:
         self._engine.dispose()
         logger.info("worker %s stopped", self.id, extra={"action": "worker_stopped"})
 
+    def _device(self) -> str:
+        """What the engines found, each for itself. Until one has looked, what they are to look for."""
+        if self._shelf is None:
+            return "cpu"
+        return ", ".join(self._shelf.devices()) or self._settings.device or "auto"
+
     def _beat(self) -> None:
         presence = workers.Presence(
             self.id,
             self._settings.host,
             os.getpid(),
-            self._settings.device or "auto",
+            self._device(),
             version("bushel"),
             self._serves,
             self._shelf.loaded() if self._shelf else [],

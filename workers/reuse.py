@@ -33,8 +33,9 @@ def look_up(session: Session, work: Work) -> None:
 
 
 def _copy_firsts(session: Session, work: Work) -> None:
-    here = {item.idx for item in work.items}
-    wanted = {item.same_as for item in work.items if item.same_as is not None} - here
+    wanted = {item.same_as for item in work.items if item.same_as is not None}
+    if wanted:
+        wanted -= {item.idx for item in work.items}
     if not wanted:
         return
     found = twins.firsts(session, work.claim.job_id, wanted)

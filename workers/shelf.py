@@ -58,6 +58,11 @@ class Shelf:
         with self._lock:
             return {name: self._loads[name] for name in self._engines if name in self._loads}
 
+    def devices(self) -> list[str]:
+        """Those that the engines so far found, also of models that were put away."""
+        with self._lock:
+            return sorted({loaded.device for loaded in self._loads.values()})
+
     def unavailable(self) -> dict[str, str]:
         with self._lock:
             return {name: failure.message for name, failure in self._failures.items()}
@@ -126,7 +131,7 @@ class Shelf:
         seconds = self._clock() - began
         with self._lock:
             self._failures.pop(name, None)
-            self._loads[name] = Loaded(seconds, time.time())
+            self._loads[name] = Loaded(seconds, time.time(), engine.recipe.device)
         metrics.LOADS.labels(name, "loaded").inc()
         metrics.LOAD_SECONDS.labels(name).set(seconds)
         logger.info("model %s loaded in %.1f s", name, seconds, extra={"action": "model_loaded", "model": name})

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
+
+import msgspec
 
 from db.chunks import Claim, ClaimedItem
 from db.recording import NewResult
@@ -154,12 +156,12 @@ def twins_of(items: Sequence[ClaimedItem]) -> dict[int, int]:
 
     Of items that are equal to one that is not there, the first stands for the others.
     """
+    same = [(place, item.same_as) for place, item in enumerate(items) if item.same_as is not None]
+    if not same:
+        return {}
     place_of = {item.idx: place for place, item in enumerate(items)}
-    twin_of: dict[int, int] = {}
-    for place, item in enumerate(items):
-        if item.same_as is not None and (first := place_of.setdefault(item.same_as, place)) != place:
-            twin_of[place] = first
-    return twin_of
+    firsts = {place: place_of.setdefault(idx, place) for place, idx in same}
+    return {place: first for place, first in firsts.items() if first != place}
 
 
 def _own(work: Work) -> list[int]:
@@ -172,16 +174,16 @@ def encode(work: Work) -> None:
     """Fill in what is to be computed: not what is known, not twins, not items that are refused."""
     prompts_of = {place: _prompts(work.items[place].input) for place in _own(work)}
     encoded = iter(_encoded(work, list(chain.from_iterable(prompts_of.values()))))
+    number = copies(work.claim.params)
     for place, prompts in prompts_of.items():
         mine = [next(encoded) for _ in prompts]
-        number = copies(work.claim.params)
         fault = next((fault for each in mine if (fault := _judged(each, work))), None)
         fault = fault or _bounded(len(mine) * number, work)
         if fault is not None:
             work.refused[place] = fault
             continue
         prepared = [
-            replace(each, choice=choice) if choice else each
+            msgspec.structs.replace(each, choice=choice) if choice else each
             for each in mine
             if isinstance(each, Encoded)
             for choice in range(number)
@@ -293,7 +295,7 @@ def _succeeded(work: Work, place: int, texts: list[str]) -> NewResult:
     encoded = [work.encoded[at] for at in span]
     made = [
         # Several outputs of a prompt stand for as many copies of it.
-        (each, replace(work.encoded[at], choice=rank) if rank else work.encoded[at])
+        (each, msgspec.structs.replace(work.encoded[at], choice=rank) if rank else work.encoded[at])
         for at in span
         for rank, each in enumerate(work.outputs.generations[at].all)
     ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import models
+from benchmarks.heldout import SENTENCES
 from chaos.arena import Arena, arena, kills, lines
 from chaos.faults.processes import EVERYBODY
 from chaos.report import Row
@@ -13,7 +14,7 @@ from chaos.schedule import strikes
 # Whose deaths throw work away: a worker's, and the supervisor's, which takes all workers along.
 _WASTEFUL = {"kill worker-1": 1, "kill worker-2": 1, "kill up": 2}
 _CLAIMED_AGAIN = "SELECT sum((attempt - 1) * items) FROM chunks WHERE job_id = %s AND attempt > 1 AND state = 'done'"
-STARTER = Path(models.__file__).parent / "tatoeba-en-de-draft"
+STARTER = Path(models.__file__).parent / "translation-best"
 
 
 def random_kills(terms: Terms) -> Row:
@@ -40,9 +41,10 @@ source = "{STARTER}"
 engine = "ctranslate2"
 quantization = "int8"
 default = true
+prefix = ">>de<< "
 options = {{ intra_threads = 1, inter_threads = 1, batch_tokens = 128 }}
 """
-    sentences = sorted({row.split("\t")[0] for row in (STARTER / "heldout.tsv").read_text().splitlines()})
+    sentences = sorted({row.split("\t")[0] for row in SENTENCES.read_text("utf-8").splitlines()})
     # The number makes every line distinct; equal ones are computed once.
     given = [f"{sentences[number % len(sentences)]} {number}" for number in range(total)]
     with arena("kills, translation", terms.folder, ("starter",), registry_text=text) as here:

@@ -6,13 +6,10 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from cli import wire
+from db.safeguards import is_loopback
 
 if TYPE_CHECKING:
     import httpx
-
-# Of connecting, and of every wait for more of an answer.
-_SECONDS = 3.0
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class NoAnswer(Exception):
@@ -37,14 +34,17 @@ class Answers:
     key_message: str
 
 
-def ask(url: str, api_key: str | None) -> Answers:
-    """NoAnswer or Stranger if it cannot be asked. One that is alive, and slow at all else, can."""
+def ask(url: str, api_key: str | None, seconds: float) -> Answers:
+    """NoAnswer or Stranger if it cannot be asked. One that is alive, and slow at all else, can.
+
+    `seconds` are for connecting, and for every wait for more of an answer.
+    """
     import httpx
 
     try:
         address = httpx.URL(url)
         # A proxy meant for the world outside must not come between us and our own machine.
-        client = httpx.Client(base_url=url.rstrip("/"), timeout=_SECONDS, trust_env=address.host not in _LOOPBACK)
+        client = httpx.Client(base_url=url.rstrip("/"), timeout=seconds, trust_env=not is_loopback(address.host))
     except (httpx.InvalidURL, ValueError) as exc:
         raise NoAnswer(f"it is no URL: {exc}") from exc
     with client:

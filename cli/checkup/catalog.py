@@ -8,6 +8,7 @@ from cli.checkup.database import reached
 from cli.checkup.finding import Finding, info, ok, problem, warning
 from cli.checkup.ledger import Worker
 from cli.checkup.scene import Kind, Scene
+from cli.checkup.software import version_of
 from models.registry import BUILTIN, EngineKind, ModelSpec, Registry, RegistryError, load
 from models.snapshots import available
 
@@ -78,8 +79,6 @@ def _converted(cache: Path) -> frozenset[str]:
 
 def workers(scene: Scene) -> Iterator[Finding]:
     """Who has written a heartbeat lately, and what about those who have not."""
-    from importlib import metadata
-
     ledger = reached(scene)
     if ledger is None or ledger.workers is None:
         yield info("cannot be told: the database does not answer, or has no tables")
@@ -99,9 +98,8 @@ def workers(scene: Scene) -> Iterator[Finding]:
         yield problem(f"{what} is alive: jobs wait", advice)
     if alive and all(each.models for each in alive):
         yield problem("no worker reads inputs: jobs stay in validating", "start one with -Q bushel.io")
-    try:
-        ours = metadata.version("bushel")
-    except metadata.PackageNotFoundError:
+    ours = version_of("bushel")
+    if ours is None:
         return
     if other := sorted({each.version for each in alive} - {ours}):
         yield warning(f"workers of version {', '.join(other)} are alive, and this is {ours}", "restart them")

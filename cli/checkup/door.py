@@ -3,7 +3,6 @@
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from urllib.parse import urlsplit
 
 from cli.checkup.answers import Answers, NoAnswer, Stranger
@@ -11,6 +10,7 @@ from cli.checkup.database import reached
 from cli.checkup.finding import Finding, info, ok, problem, warning
 from cli.checkup.ledger import KeyRow
 from cli.checkup.scene import Kind, Scene
+from cli.checkup.software import version_of
 from db.safeguards import is_loopback
 
 _SECONDS = 2.0
@@ -56,14 +56,16 @@ def _holder(number: int) -> str:
     """Whoever listens there, as far as one may see it."""
     try:
         import psutil
-
+    except ImportError:
+        return "something else"
+    try:
         pid = next(
             each.pid
             for each in psutil.net_connections("tcp")
             if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == number and each.pid
         )
         return f"process {pid} ({psutil.Process(pid).name()})"
-    except (ImportError, StopIteration, psutil.Error):
+    except (StopIteration, psutil.Error):
         return "something else"
 
 
@@ -77,7 +79,7 @@ def api(scene: Scene) -> Iterator[Finding]:
     except NoAnswer as exc:
         yield _unreachable(scene, str(exc))
         return
-    version = _version()
+    version = version_of("bushel")
     if answers.version is None or version is None or answers.version == version:
         yield ok(f"{url}, version {answers.version or 'unknown'}")
     else:
@@ -179,10 +181,3 @@ def _difference(whose: str, ahead: float, uncertain: float) -> Finding:
     if abs(ahead) - uncertain > _MUCH:
         return warning(told, advice)
     return ok(f"as that of {whose}" if abs(ahead) <= max(uncertain, 1.0) else told)
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("bushel")
-    except metadata.PackageNotFoundError:
-        return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.checkup.finding import Finding, info, ok, problem
 from cli.checkup.scene import AS_OWNER, Kind, Scene
-from cli.show import size
+from cli.show import moment, size
 
 _LEAST_FREE, _PAUSE_FREE = 512 * 2**20, 128 * 2**20
 _SERVERS = {"postgres": ("postgres",), "valkey": ("valkey-server",)}
@@ -118,12 +118,12 @@ def _last(folder: Path) -> str | None:
 def _since(pid: int) -> str:
     try:
         import psutil
-
-        began = psutil.Process(pid).create_time() if pid else None
-    except (ImportError, psutil.Error):
+    except ImportError:
         return ""
-    from cli.show import moment
-
+    try:
+        began = psutil.Process(pid).create_time() if pid else None
+    except psutil.Error:
+        return ""
     return f", since {moment(began)}" if began else ""
 
 

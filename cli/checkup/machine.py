@@ -136,11 +136,11 @@ def gpu(scene: Scene) -> Iterator[Finding]:
         yield from judged(found)
 
 
-def asked() -> dict[str, object] | None:
-    """What torch and CTranslate2 see; None if asking them ends badly, or does not end."""
+def asked(seconds: float = _ASK_SECONDS) -> dict[str, object] | None:
+    """What torch and CTranslate2 see; None if asking them ends badly, or not in time."""
     command = [sys.executable, "-c", _ASK]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         found: dict[str, object] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         return None

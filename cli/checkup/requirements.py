@@ -1,4 +1,7 @@
-"""What a package says it needs, and whether a version will do. Pure, and as much of PEP 440 as our own pins use."""
+"""What a package says it needs, and whether a version will do. Pure, and as much of PEP 440 as our own pins use.
+
+Not `packaging`: the command line alone does not bring it, and is examined as well.
+"""
 
 import re
 from collections.abc import Sequence

@@ -19,6 +19,8 @@ from db import safeguards, secret_files
 from db.errors import ConfigError
 
 _SHORTEST_SECRET = 4
+# Of the time of a check, what an answer of the API may take. It may want four; mostly the first one is there or none.
+_SHARE = 0.3
 AS_OWNER = "run this as the user who runs `bushel up`"
 
 
@@ -70,8 +72,8 @@ class NoDatabase(Exception):
     """There is no address to look at."""
 
 
-def survey(target: Target, environment: Mapping[str, str]) -> Scene:
-    """Look around. Whatever cannot be read is in `unreadable`, each with what to do."""
+def survey(target: Target, environment: Mapping[str, str], seconds: float) -> Scene:
+    """Look around. Whatever cannot be read is in `unreadable`, each with what to do. A check has `seconds`."""
     data = target.data.absolute()
     unreadable: list[str] = []
     kind = _kind(target, data, environment)
@@ -94,7 +96,7 @@ def survey(target: Target, environment: Mapping[str, str]) -> Scene:
         operator_url=operator,
         unreadable=tuple(unreadable),
         ledger=Once(ledger),
-        answers=Once(lambda: ask(access.url, access.api_key)),
+        answers=Once(lambda: ask(access.url, access.api_key, _SHARE * seconds)),
         secrets=tuple(_secrets(database, broker, operator, access, environment)),
     )
 

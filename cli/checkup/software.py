@@ -56,7 +56,7 @@ def _of_role(scene: Scene, known: list[Requirement], whole: list[str]) -> Iterat
 def _unfit(known: list[Requirement], extras: list[str]) -> Iterator[Finding]:
     wanted = dict.fromkeys(each for extra in extras for each in needs(known, extra))
     for each in wanted:
-        version = _version(each.name)
+        version = version_of(each.name)
         if version is not None and not fits(version, each.versions):
             advice = f"pip install '{each.name}{each.versions}'"
             yield warning(f"{each.name} {version} is none of {each.versions}, which Bushel is made for", advice)
@@ -68,7 +68,7 @@ def _unlike_tested() -> Iterator[Finding]:
     if not constraints.is_file():
         return
     pins = dict(line.split("==") for line in constraints.read_text("utf-8").splitlines() if line.count("==") == 1)
-    present = {name: version for name in pins if (version := _version(name)) is not None}
+    present = {name: version for name in pins if (version := version_of(name)) is not None}
     # Of torch there are builds, which say which they are behind a plus.
     unlike = [f"{name} {had}" for name, had in present.items() if had.partition("+")[0] != pins[name].strip()]
     if unlike:
@@ -78,10 +78,11 @@ def _unlike_tested() -> Iterator[Finding]:
 
 
 def _missing(wanted: list[Requirement]) -> list[str]:
-    return [each.name for each in wanted if _version(each.name) is None]
+    return [each.name for each in wanted if version_of(each.name) is None]
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Of a package; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

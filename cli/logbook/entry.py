@@ -37,7 +37,6 @@ _VALKEY = re.compile(
     r"(?P<level>[.\-*#]) (?P<message>.*)"
 )
 _VALKEY_LEVELS = {".": "debug", "-": "debug", "*": "info", "#": "warning"}
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _KEY = re.compile(r"([^\s=\[\]]+)=")
 _OWN = ("timestamp", "level", "logger", "message", "exception")
 
@@ -178,24 +177,12 @@ def _zoned(at: datetime, zone: str) -> datetime:
 
 
 def _valkey(match: re.Match[str]) -> Entry | None:
-    at = _valkey_time(match["at"])
-    level, pid = _VALKEY_LEVELS[match["level"]], int(match["pid"])
-    return None if at is None else Entry(at, level, match["message"], "valkey", {"pid": pid})
-
-
-def _valkey_time(text: str) -> float | None:
-    day, month, year, clock = text.split()
-    hour, minute, second = clock.split(":")
-    if month not in _MONTHS:
-        return None
-    number = _MONTHS.index(month) + 1
-    microseconds = round(float(second) * 1_000_000)
-    whole, rest = divmod(microseconds, 1_000_000)
     try:
-        at = datetime(int(year), number, int(day), int(hour), int(minute), whole, rest)
+        # The months are English, as Python's are: nobody here sets another locale for times.
+        at = datetime.strptime(match["at"], "%d %b %Y %H:%M:%S.%f").astimezone()
     except ValueError:
         return None
-    return _seconds(at.astimezone())
+    return Entry(at.timestamp(), _VALKEY_LEVELS[match["level"]], match["message"], "valkey", {"pid": int(match["pid"])})
 
 
 def _seconds(at: datetime) -> float:

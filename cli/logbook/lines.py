@@ -9,11 +9,11 @@ LONGEST = 256 * 1024
 CUT = "… (cut)"
 
 
-def backwards(file: int, end: int) -> Iterator[tuple[int, str]]:
-    """Each line before `end`, the last one first, with the offset where it begins."""
+def backwards(file: int, end: int, block: int = _BLOCK) -> Iterator[tuple[int, str]]:
+    """Each line before `end`, the last one first, with the offset where it begins. Reads `block` bytes at a time."""
     at, rest, is_last = end, b"", True
     while at > 0:
-        size = min(_BLOCK, at)
+        size = min(block, at)
         at -= size
         first, *others = (os.pread(file, size, at) + rest).split(b"\n")
         offset = at + len(first) + 1 + sum(len(other) + 1 for other in others)
@@ -31,13 +31,14 @@ def backwards(file: int, end: int) -> Iterator[tuple[int, str]]:
 class Forwards:
     """The lines from `position` on, as long as there are more; a line without its line break is kept back."""
 
-    def __init__(self, file: int, position: int = 0) -> None:
+    def __init__(self, file: int, position: int = 0, block: int = _BLOCK) -> None:
         self.file, self.position = file, position
+        self._block = block
         self._rest = b""
 
     def lines(self) -> Iterator[str]:
         """What is there by now. Ask again for what comes later."""
-        while block := os.pread(self.file, _BLOCK, self.position):
+        while block := os.pread(self.file, self._block, self.position):
             self.position += len(block)
             *whole, rest = (self._rest + block).split(b"\n")
             self._rest = rest[: LONGEST + 1]

@@ -13,7 +13,7 @@ from cli.logbook.lines import CUT, Forwards, backwards
 
 _NAME = re.compile(r"(?P<part>.+?)\.log(?:\.\d+)?")
 # Of lines that belong to one before. A traceback has hundreds at most; what is no log at all may have any number.
-_MOST_LINES = 2_000
+MOST_LINES = 2_000
 _MOST_CHARACTERS = 1024 * 1024
 _HEAD = 64
 
@@ -263,7 +263,7 @@ class _Behind:
         return (*found, CUT) if self._is_cut else tuple(found)
 
     def _is_full(self) -> bool:
-        return len(self._lines) > _MOST_LINES or self._characters > _MOST_CHARACTERS
+        return len(self._lines) > MOST_LINES or self._characters > _MOST_CHARACTERS
 
 
 def _beginning(file: int) -> bytes:

@@ -20,12 +20,16 @@ def holder(folder: Path) -> int | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        written = os.read(handle, 32).decode("ascii", "replace").strip()
-        return int(written) if written.isdigit() else 0
+        return _written(handle) or 0
     else:
         return None
     finally:
         os.close(handle)
+
+
+def _written(handle: int) -> int | None:
+    text = os.read(handle, 32).decode("ascii", "replace").strip()
+    return int(text) if text.isdigit() else None
 
 
 class FolderLock:
@@ -44,9 +48,9 @@ class FolderLock:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            written = os.read(handle, 32).decode("ascii", "replace").strip()
+            pid = _written(handle)
             os.close(handle)
-            raise FolderInUse(self.folder, int(written) if written.isdigit() else None) from exc
+            raise FolderInUse(self.folder, pid) from exc
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._handle = handle

@@ -14,14 +14,15 @@ _LINK = re.compile(r"(\\n|\s)*\(Background on this error at: \S+\)")
 
 
 class Log:
-    """`path` and its older generations path.1 … path.3.
+    """`path`, which `bound` keeps below `largest` bytes, and its older generations path.1 … path.3.
 
     Parts write to the file themselves, in append mode, so that no part ever waits for the supervisor or
     dies of its absence; the supervisor only reads behind them.
     """
 
-    def __init__(self, path: Path, important: re.Pattern[str] | None = None) -> None:
+    def __init__(self, path: Path, important: re.Pattern[str] | None = None, largest: int = _LARGEST) -> None:
         self.path = path
+        self._largest = largest
         self._important = important
         self._started = 0
         self._seen = 0
@@ -59,7 +60,7 @@ class Log:
 
         Copy and cut, not rename: the part holds the file open and would go on writing into the old one.
         """
-        if self._size() <= _LARGEST:
+        if self._size() <= self._largest:
             return
         self._shift(1)
         shutil.copy(self.path, self._generation(1))

@@ -10,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.config import APISettings
 from db.doorbell import RecordingDoorbell
 from tests.conftest import NO_BROKER, LiveAPI, served
+from tests.following import following
 from tests.ledger import Ledger
+from tests.waiting import eventually
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -101,3 +103,20 @@ def test_no_request_stays_in_progress(client: httpx.Client, status: int) -> None
 
     # But the scrape itself.
     assert value(scraped(client), "bushel_http_requests_in_progress") == 1
+
+
+def test_event_streams_are_counted_while_they_have_a_place(settings: APISettings, key: str, ledger: Ledger) -> None:
+    def count() -> float | None:
+        return value(scraped(client), "bushel_event_streams")
+
+    with public(settings, max_streams=2) as api, api.client(key) as client:
+        before = count()
+        assert before is not None
+        with following(client, "/v1/events"), following(client, f"/v1/jobs/{ledger.started(1)}/events"):
+            assert count() == before + 2
+            # One that is refused has none.
+            assert client.get("/v1/events", headers={"accept": "text/event-stream"}).status_code == 429
+            assert count() == before + 2
+        # A thread of this server finds out that its client is gone when it writes to it.
+        ledger.started(1)
+        eventually(lambda: count() == before, 40)

@@ -85,9 +85,17 @@ def visiting(browser: Any, site: Stack, cookies: Any, tmp_path: Path) -> Iterato
     """Opens a browser window, signed in unless told otherwise; each must end without errors and without strangers."""
     open_ones: list[Visit] = []
 
-    def visit(*, is_signed_in: bool = True, scheme: Scheme = "light", width: int = 1280, **more: Any) -> Visit:
+    def visit(
+        *,
+        stack: Stack = site,
+        is_signed_in: bool = True,
+        scheme: Scheme = "light",
+        width: int = 1280,
+        **more: Any,
+    ) -> Visit:
+        home = str(stack.http.base_url)
         context = browser.new_context(
-            base_url=str(site.http.base_url),
+            base_url=home,
             storage_state=cookies if is_signed_in else None,
             color_scheme=scheme,
             viewport={"width": width, "height": 800},
@@ -96,7 +104,7 @@ def visiting(browser: Any, site: Stack, cookies: Any, tmp_path: Path) -> Iterato
         )
         # A slow machine is no failure.
         context.set_default_timeout(120_000)
-        open_ones.append(Visit(context.new_page(), str(site.http.base_url)))
+        open_ones.append(Visit(context.new_page(), home))
         return open_ones[-1]
 
     yield visit

@@ -22,6 +22,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import migrations
+from benchmarks.heldout import SENTENCES
 from cli.stack.postgres import Postgres
 from cli.stack.valkey import Valkey
 from tests.browser.visits import Visit, chromium, signed_in
@@ -29,46 +30,47 @@ from tests.stack.conftest import Stack, built
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-STARTER = ROOT / "models" / "tatoeba-en-de-draft"
+STARTER = ROOT / "models" / "translation-best"
 SIZES = {"wide": (1280, 860), "narrow": (390, 844)}
 COLOURS, MOST_PIXELS = 64, 1_000
 
 # One set of weights in three ways, as a family would be, and something that generates.
 REGISTRY = f"""
-[models.tatoeba-en-de-draft]
+[models.translation-balanced]
 task = "translation"
 source = "{STARTER}"
 quantization = "int8"
 source_languages = ["en"]
 target_languages = ["de"]
-max_input_tokens = 256
-max_output_tokens = 256
-default = true
-family = "tatoeba-en-de"
+prefix = ">>de<< "
+family = "translation"
 tier = "balanced"
-description = "English to German, short everyday sentences"
+default = true
+description = "English to German, everyday sentences"
 license = "CC-BY-2.0-FR"
 defaults = {{ num_beams = 4, max_new_tokens = 128 }}
 
-[models.tatoeba-en-de-float32]
+[models.translation-best]
 task = "translation"
 source = "{STARTER}"
 quantization = "float32"
 source_languages = ["en"]
 target_languages = ["de"]
-family = "tatoeba-en-de"
+prefix = ">>de<< "
+family = "translation"
 tier = "best"
 description = "The same weights in full precision"
 license = "CC-BY-2.0-FR"
 defaults = {{ num_beams = 4, max_new_tokens = 128 }}
 
-[models.tatoeba-en-de-greedy]
+[models.translation-fast]
 task = "translation"
 source = "{STARTER}"
 quantization = "int8"
 source_languages = ["en"]
 target_languages = ["de"]
-family = "tatoeba-en-de"
+prefix = ">>de<< "
+family = "translation"
 tier = "fast"
 description = "int8 without a search"
 license = "CC-BY-2.0-FR"
@@ -100,7 +102,7 @@ class Examples:
 
 def sentences() -> list[list[str]]:
     """English, and one German translation."""
-    lines = (STARTER / "heldout.tsv").read_text("utf-8").splitlines()
+    lines = SENTENCES.read_text("utf-8").splitlines()
     return [line.split("\t")[:2] for line in lines]
 
 
@@ -132,7 +134,7 @@ def examples(stack: Stack) -> Examples:
         {"type": "csv", "id_column": "id", "reference_column": "reference"},
         name="tatoeba-300.csv",
     )
-    for model in ("tatoeba-en-de-float32", "tatoeba-en-de-greedy"):
+    for model in ("translation-best", "translation-fast"):
         stack.finished(stack.submit(inputs=[pair[0] for pair in pairs[:40]], model=model), 600)
     stack.finished(scored, 600)
     rows = [f'{{"text": "{pair[0]}"}}'.replace('"How', "How") for pair in pairs[600:700]]
@@ -148,9 +150,7 @@ def examples(stack: Stack) -> Examples:
     stack.http.post(f"/v1/jobs/{cancelled}/cancel").raise_for_status()
     stack.finished(cancelled, 120)
     running = _submit(stack, plenty, {"type": "txt"}, name="manual.txt")
-    waits = _submit(
-        stack, plenty, {"type": "txt"}, model="tatoeba-en-de-float32", name="manual, best quality", priority=-5
-    )
+    waits = _submit(stack, plenty, {"type": "txt"}, model="translation-best", name="manual, best quality", priority=-5)
     eventually(
         lambda: stack.job(running)["counts"]["succeeded"] > 0 and stack.job(waits)["status"] == "in_progress", 300
     )

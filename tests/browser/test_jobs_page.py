@@ -47,6 +47,31 @@ def test_what_failed_is_retried_from_the_list(visit: Visit, site: Stack) -> None
     site.finished(child["id"])
 
 
+def test_the_log_of_a_job_says_in_words_what_happened_and_leads_to_what_was_made_of_it(
+    visit: Visit, site: Stack
+) -> None:
+    job_id = site.submit(inputs=["good", "[[fail]] bad", "good too"])
+    site.finished(job_id)
+    child_id = site.http.post(f"/v1/jobs/{job_id}/retry").raise_for_status().json()["id"]
+    site.finished(child_id)
+    page = visit.page
+
+    page.goto(f"/jobs/{job_id}")
+    page.locator("#log [data-event=retried]").wait_for()
+
+    entries = page.locator("#log li").all()
+    assert [entry.locator("> span").text_content() for entry in entries] == [
+        f"Retried {child_id}",
+        "Completed failed: 1, succeeded: 2",
+        "Finalizing",
+        "Started items: 3",
+        "Created",
+    ]
+    page.locator("#log").get_by_role("link", name=child_id).click()
+    page.wait_for_url(f"**/jobs/{child_id}")
+    page.locator("#log [data-event=created]").get_by_role("link", name=job_id).wait_for()
+
+
 def test_hostile_results_are_shown_as_the_texts_they_are(visit: Visit, site: Stack) -> None:
     texts = [SCRIPT, LINK, BACKWARDS, EMOJI, "x" * 1_000_000]
     job_id = site.submit(inputs=[{"text": text} for text in texts[:4]], metadata={"name": SCRIPT, LINK[:60]: BACKWARDS})

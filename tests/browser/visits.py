@@ -44,8 +44,8 @@ class Visit:
 
     def ensure_clean(self) -> None:
         complaints = [each for each in self.complaints if not any(word in each for word in self.forgiven)]
-        assert complaints == []
-        assert self.strangers == []
+        assert complaints == [], complaints
+        assert self.strangers == [], self.strangers
         assert self.requests, "nothing was asked for at all"
 
     def violations(self) -> list[str]:

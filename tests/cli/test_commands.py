@@ -407,10 +407,7 @@ def test_results_of_a_running_job_are_partial_and_stderr_says_so(fake: FakeBushe
     assert f"{job_id} still runs" in err
 
 
-def test_follow_writes_every_result_once_until_the_end(
-    fake: FakeBushel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cli.results._POLL_SECONDS", 0.01)
+def test_follow_writes_every_result_once_until_the_end(fake: FakeBushel, tmp_path: Path) -> None:
     fake.state.polls_until_done = 7
     job_id = fake.add_job([f"text {number}" for number in range(20)])
     out = tmp_path / "out.jsonl"
@@ -420,10 +417,7 @@ def test_follow_writes_every_result_once_until_the_end(
     assert sorted(json.loads(line)["index"] for line in out.read_text().splitlines()) == list(range(20))
 
 
-def test_follow_continues_a_file_that_was_cut_in_the_middle_of_a_line(
-    fake: FakeBushel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cli.results._POLL_SECONDS", 0.01)
+def test_follow_continues_a_file_that_was_cut_in_the_middle_of_a_line(fake: FakeBushel, tmp_path: Path) -> None:
     job_id = fake.add_job([f"text {number}" for number in range(20)])
     out = tmp_path / "out.jsonl"
     run(["results", job_id, "--follow", "-o", str(out)])

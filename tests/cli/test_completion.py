@@ -88,7 +88,7 @@ def there(name: str) -> pytest.MarkDecorator:
         pytest.param(["submit", "--task=s"], ["summarization"], id="joined to its option"),
         pytest.param(["top", "--"], ["--interval", "--once", "--json", "--data", "--help"], id="options"),
         pytest.param(["keys", "r"], ["rotate", "revoke"], id="commands of a group"),
-        pytest.param(["models", "check", "tatoeba-en-de-dr"], ["tatoeba-en-de-draft"], id="models of the registry"),
+        pytest.param(["models", "check", "translation-ba"], ["translation-balanced"], id="models of the registry"),
     ],
 )
 def test_bash_completes_what_is_known_here(words: list[str], expected: list[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.models import models
-from models.registry import load
+from models.registry import BUILTIN, load
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,12 @@ def test_the_list_is_data_on_stdout() -> None:
     listed = json.loads(run("list", "--json").stdout)
 
     assert [(each["name"], each["available"], each["default"]) for each in listed] == [
-        ("tatoeba-en-de-draft", True, True)
+        ("summarization-balanced", True, True),
+        ("summarization-best", True, False),
+        ("translation-balanced", True, True),
+        ("translation-best", True, False),
     ]
-    assert "tatoeba-en-de-draft *" in run("list").stdout
+    assert "translation-balanced *" in run("list").stdout
 
 
 def test_a_model_is_added_checked_and_removed(data: Path) -> None:
@@ -54,7 +57,7 @@ def test_a_model_is_added_as_a_tier_and_listed_as_one() -> None:
 
     listed = {each["name"]: (each["family"], each["tier"]) for each in json.loads(run("list", "--json").stdout)}
     assert {name: listed[name] for name in ("tall", "short")} == {"tall": ("chats", "best"), "short": ("chats", "fast")}
-    assert listed["tatoeba-en-de-draft"] == (None, None)
+    assert listed["translation-best"] == ("translation", "best")
     assert ["short", "generation", "fast"] in [line.split()[:3] for line in run("list").stdout.splitlines()]
     assert (again.exit_code, alone.exit_code) == (1, 1)
     assert "chats already has short as its fast" in again.stderr
@@ -74,10 +77,10 @@ def test_values_keep_their_types_and_folders_their_place(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        pytest.param(["check", "tatoeba"], "did you mean tatoeba-en-de-draft?", id="unknown"),
+        pytest.param(["check", "translation-balance"], "did you mean translation-balanced", id="unknown"),
         pytest.param(["pull", "nope"], "there is no model 'nope'", id="pull unknown"),
         pytest.param(["remove", "nope"], "has no model 'nope'", id="remove unknown"),
-        pytest.param(["remove", "tatoeba-en-de-draft"], "comes with Bushel", id="remove builtin"),
+        pytest.param(["remove", "translation-balanced"], "comes with Bushel", id="remove builtin"),
         pytest.param(["add", "m", "--task", "translation", "--source", "o/n"], "revision: is missing", id="add"),
         pytest.param(
             ["add", "m", "--task", "generation", "--engine", "echo", "--param", "num_beam=4"], "num_beams", id="param"
@@ -104,11 +107,13 @@ def test_checking_a_model_that_cannot_be_loaded_fails_and_a_moving_revision_is_w
 
 def test_without_a_name_only_models_that_are_here_are_checked() -> None:
     run("add", "hub", "--task", "translation", "--source", "org/name", "--revision", "v1")
-    run("add", "tatoeba-en-de-draft", "--task", "translation", "--engine", "echo")
+    here = {spec.name: spec.task for spec in load([BUILTIN]).all()}
+    for name, task in here.items():
+        run("add", name, "--task", task, "--engine", "echo")
 
     reports = json.loads(run("check", "--json").stdout)
 
-    assert [report["model"] for report in reports] == ["tatoeba-en-de-draft"]
+    assert [report["model"] for report in reports] == list(here)
 
 
 def test_an_embedding_model_is_checked_by_a_vector() -> None:

@@ -61,12 +61,12 @@ def test_a_job_that_failed_before_it_had_items_touches_no_output(
     assert err.count("needs --to") == 1
 
 
-def test_an_output_stays_until_the_new_one_is_whole(fake: FakeBushel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.client._PATIENCE_LATER", 0.0)
+def test_an_output_stays_until_the_new_one_is_whole(fake: FakeBushel) -> None:
     job_id = fake.add_job([f"text {number}" for number in range(50)])
     run(["status", job_id])
     out = write("out.jsonl", "precious\n")
-    fake.state.faults.append(Fault("GET", f"/v1/jobs/{job_id}/results", cut=1000))
+    path = f"/v1/jobs/{job_id}/results"
+    fake.state.faults += [Fault("GET", path, cut=1000), Fault("GET", path, status=500)]
 
     assert run(["results", job_id, "-o", str(out)]) == 3
 
@@ -290,10 +290,9 @@ def test_an_error_file_deleted_meanwhile_is_no_obstacle(fake: FakeBushel, capfd:
 def test_a_filter_that_waits_says_once_for_what(
     fake: FakeBushel, monkeypatch: pytest.MonkeyPatch, capfd: Captured
 ) -> None:
-    monkeypatch.setattr("cli.filters._SILENT_SECONDS", 0.0)
-    monkeypatch.setattr("cli.filters._POLL_SECONDS", 0.01)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\n")))
-    fake.state.polls_until_done = 5
+    # Four seconds: it is silent for the first three.
+    fake.state.polls_until_done = 20
 
     assert run(["translate", "--long-input", "truncate"]) == 0
 

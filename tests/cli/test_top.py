@@ -11,8 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 
 from api.config import APISettings
+from cli.board import Size, board
+from cli.client import Client
+from cli.glance import Looker
 from cli.main import run
 from db import keys
 from db.doorbell import RecordingDoorbell
@@ -163,6 +167,36 @@ def test_jobs_that_have_not_ended_are_there_however_many_came_after_them(capfd: 
 
     assert old in text
     assert "1 open, 0 of them running; 50 ended lately" in text
+
+
+def test_open_jobs_are_all_there_though_they_fill_more_than_a_page(capfd: Captured, ledger: Ledger) -> None:
+    oldest = ledger.started(3)
+    assert ledger.claim(oldest)
+    for _ in range(120):
+        ledger.submit(b"text\n")
+    ledger.run("UPDATE jobs SET status = 'in_progress', in_progress_at = now() WHERE id <> :id", id=oldest)
+
+    text = once(capfd)
+
+    assert "121 open, 1 of them running; 0 ended lately" in text
+    # The first of them to have been submitted is the one that runs, and comes first.
+    assert oldest in text.partition("JOBS")[2].splitlines()[1]
+
+
+def test_of_more_jobs_than_it_can_look_at_it_says_that_there_are_more(api: LiveAPI, key: str, ledger: Ledger) -> None:
+    for _ in range(55):
+        ledger.submit(b"text\n")
+
+    with Client(api.url, key) as asking:
+        some = Looker(asking, most_open=52).look()
+        all_of_them = Looker(asking, most_open=55).look()
+
+    assert (len(some.open_jobs), some.has_more, json.loads(some.document())["has_more"]) == (52, True, True)
+    assert (len(all_of_them.open_jobs), all_of_them.has_more) == (55, False)
+    told = Console(width=100)
+    with told.capture() as drawn:
+        told.print(board(some, Size(100), some.seen_at))
+    assert "more than 52 open, of which the newest are here; 0 ended lately" in drawn.get()
 
 
 def test_nothing_of_a_stranger_reaches_the_terminal(capfd: Captured, client: httpx.Client, ledger: Ledger) -> None:

@@ -1,6 +1,8 @@
 """`bushel watch`: told by the server where that can be had, asking where it cannot, and in between."""
 
+import json
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,6 +11,7 @@ from api.config import APISettings
 from api.services import EXTENSION
 from cli import wire
 from cli.client import Client
+from cli.results import tail
 from cli.watch import wait
 from db.doorbell import RecordingDoorbell
 from tests.conftest import LiveAPI, served
@@ -100,6 +103,28 @@ def test_where_streams_are_refused_it_asks(settings: APISettings, key: str, ledg
     assert last.status == "completed"
     assert asked.count(f"/v1/jobs/{job_id}/events") == 1
     assert asked.count(f"/v1/jobs/{job_id}") > 2
+
+
+def test_results_are_followed_as_they_are_told_and_come_once(
+    api: LiveAPI, key: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    transport, asked = counted(httpx.HTTPTransport())
+    job_id = ledger.started(6)
+    ledger.recut(job_id, 2)
+    out = tmp_path / "out.jsonl"
+    with Client(api.url, key, transport) as client:
+        follower = threading.Thread(target=tail, args=(client, client.job(job_id), out, False))
+        follower.start()
+        for done in (2, 4, 6):
+            step(ledger, job_id)
+            eventually(lambda done=done: out.exists() and out.read_text().count("\n") == done, 60)  # type: ignore[misc]
+        ledger.finalize(job_id)
+        follower.join(60)
+
+    assert sorted(json.loads(line)["index"] for line in out.read_text().splitlines()) == list(range(6))
+    # Its results are asked for when the server says that there are some; the job itself never again.
+    assert asked[:2] == [f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/results"]
+    assert (asked.count(f"/v1/jobs/{job_id}"), asked.count(f"/v1/jobs/{job_id}/events")) == (1, 1)
 
 
 class Strange(httpx.BaseTransport):

@@ -1,4 +1,4 @@
-"""Models for the engine tests: tiny ones made here, and the draft translator that comes with Bushel."""
+"""Models for the engine tests: tiny ones made here, and the translator that comes with Bushel."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.heldout import read_sources
 from models.registry import BUILTIN, EngineKind, ModelSpec, Task, load
 from tests import models as tiny
 from workers.engines.base import Encoded, Engine, Generation, Params, Prompt
@@ -57,9 +58,8 @@ class Bench:
         self._engines: dict[str, Engine] = {}
 
     def spec(self, kind: str, engine: EngineKind = EngineKind.CTRANSLATE2, **changes: object) -> ModelSpec:
-        if kind == "draft":
-            spec = load([BUILTIN]).get("tatoeba-en-de-draft")
-            return replace(spec, engine=engine, **{"options": SETTINGS, "quantization": "float32", **changes})
+        if kind == "starter":
+            return replace(starter(), engine=engine, **{"options": SETTINGS, "quantization": "float32", **changes})
         make, keys = MAKERS[kind]
         folder = self._root / kind
         if not folder.is_dir():
@@ -88,9 +88,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @pytest.fixture(scope="session")
-def heldout() -> list[str]:
-    source = load([BUILTIN]).get("tatoeba-en-de-draft").source
-    return [line.split("\t")[0] for line in (Path(source) / "heldout.tsv").read_text("utf-8").splitlines()]
+def sentences() -> list[str]:
+    return read_sources()
+
+
+def starter() -> ModelSpec:
+    """The translator that comes with Bushel, as one that only translates from English to German."""
+    spec = load([BUILTIN]).default(Task.TRANSLATION)
+    prefix = spec.prefix.format(target_lang="de")
+    return replace(spec, prefix=prefix, language_pairs=(), source_languages=("en",), target_languages=("de",))
 
 
 def languages(engine_spec: ModelSpec) -> dict[str, str]:

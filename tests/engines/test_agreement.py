@@ -21,30 +21,30 @@ TEXTS = [
 ]
 
 
-def test_the_draft_translates_alike_in_full_precision(bench: Bench, heldout: list[str]) -> None:
+def test_the_starter_translates_alike_in_full_precision(bench: Bench, sentences: list[str]) -> None:
     params = Params(max_new_tokens=64)
 
-    fast = outputs(bench.open("draft"), heldout[:50], params)
-    reference = outputs(bench.open("draft", EngineKind.TRANSFORMERS), heldout[:50], params)
+    fast = outputs(bench.open("starter"), sentences[:50], params)
+    reference = outputs(bench.open("starter", EngineKind.TRANSFORMERS), sentences[:50], params)
 
     assert fast == reference
 
 
-def test_the_draft_translates_alike_with_beams(bench: Bench, heldout: list[str]) -> None:
+def test_the_starter_translates_alike_with_beams(bench: Bench, sentences: list[str]) -> None:
     params = Params(max_new_tokens=64, num_beams=4)
 
-    fast = outputs(bench.open("draft"), heldout[:50], params)
-    reference = outputs(bench.open("draft", EngineKind.TRANSFORMERS), heldout[:50], params)
+    fast = outputs(bench.open("starter"), sentences[:50], params)
+    reference = outputs(bench.open("starter", EngineKind.TRANSFORMERS), sentences[:50], params)
 
     # The two give up on a search at slightly different moments.
     assert sum(one == other for one, other in zip(fast, reference, strict=True)) >= 48
 
 
-def test_int8_changes_few_translations(bench: Bench, heldout: list[str]) -> None:
+def test_int8_changes_few_translations(bench: Bench, sentences: list[str]) -> None:
     params = Params(max_new_tokens=64)
 
-    quantized = outputs(bench.open("draft", quantization="int8"), heldout[:200], params)
-    full = outputs(bench.open("draft"), heldout[:200], params)
+    quantized = outputs(bench.open("starter", quantization="int8"), sentences[:200], params)
+    full = outputs(bench.open("starter"), sentences[:200], params)
 
     assert sum(one == other for one, other in zip(quantized, full, strict=True)) >= 0.85 * 200
 
@@ -126,8 +126,8 @@ def test_chats_go_through_the_models_template(bench: Bench, kind: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", ">>fra<< "])
-def test_marian_pieces_are_those_of_the_reference_tokenizer(bench: Bench, prefix: str, heldout: list[str]) -> None:
-    texts = [*heldout[:300], "", " ", "日本語 und 🙂", "tab\tline\nend", ">>xyz<< x", ">>fra<< x"]
+def test_marian_pieces_are_those_of_the_reference_tokenizer(bench: Bench, prefix: str, sentences: list[str]) -> None:
+    texts = [*sentences[:300], "", " ", "日本語 und 🙂", "tab\tline\nend", ">>xyz<< x", ">>fra<< x"]
     params = Params(target_lang="deu")
     fast = bench.open("marian", prefix=prefix)
     reference = bench.open("marian", EngineKind.TRANSFORMERS, prefix=prefix)

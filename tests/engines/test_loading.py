@@ -236,10 +236,10 @@ def test_missing_weights_are_not_made_up(bench: Bench, tmp_path: Path, engine: E
         open_engine(replace(bench.spec("t5", engine), source=source), tmp_path, "cpu")
 
 
-def test_half_precision_runs_on_the_reference_engine(bench: Bench, heldout: list[str]) -> None:
+def test_half_precision_runs_on_the_reference_engine(bench: Bench, sentences: list[str]) -> None:
     params = Params(max_new_tokens=40)
-    half = outputs(bench.open("draft", EngineKind.TRANSFORMERS, quantization="bfloat16"), heldout[:50], params)
-    full = outputs(bench.open("draft", EngineKind.TRANSFORMERS), heldout[:50], params)
+    half = outputs(bench.open("starter", EngineKind.TRANSFORMERS, quantization="bfloat16"), sentences[:50], params)
+    full = outputs(bench.open("starter", EngineKind.TRANSFORMERS), sentences[:50], params)
 
     assert sum(one == other for one, other in zip(half, full, strict=True)) >= 40
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from models.registry import EngineKind
@@ -47,13 +48,13 @@ def test_a_prompt_of_one_token_does_not_spoil_its_batch(bench: Bench) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_thousands_of_prompts_come_back_each_with_its_own_output(
-    bench: Bench, engine: EngineKind, heldout: list[str]
+    bench: Bench, engine: EngineKind, sentences: list[str]
 ) -> None:
-    texts = heldout[:300] if engine is EngineKind.TRANSFORMERS else heldout
+    texts = sentences[:300] if engine is EngineKind.TRANSFORMERS else sentences
     params = Params(max_new_tokens=40)
 
-    forwards = outputs(bench.open("draft", engine), texts, params)
-    backwards = outputs(bench.open("draft", engine), texts[::-1], params)
+    forwards = outputs(bench.open("starter", engine), texts, params)
+    backwards = outputs(bench.open("starter", engine), texts[::-1], params)
 
     assert forwards == backwards[::-1]
     assert len(set(forwards)) > 0.9 * len(texts)
@@ -99,7 +100,7 @@ def test_a_cut_chat_still_ends_with_the_assistants_turn(bench: Bench, engine: En
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_limits_come_from_the_model_and_are_lowered_by_the_entry(bench: Bench, engine: EngineKind) -> None:
-    assert bench.open("draft", engine).limits.max_input == 256
+    assert bench.open("starter", engine).limits.max_input == 256
     assert bench.open("t5", engine).limits.max_input == 512
     assert bench.open("m2m100", engine).limits.max_output == 95
     assert bench.open("llama", engine).limits.shared_context
@@ -110,9 +111,9 @@ def test_limits_come_from_the_model_and_are_lowered_by_the_entry(bench: Bench, e
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_length_finish_is_told_from_an_end(bench: Bench, engine: EngineKind, heldout: list[str]) -> None:
-    opened = bench.open("draft", engine)
-    encoded = opened.encode([Prompt(heldout[0])], Params())
+def test_a_length_finish_is_told_from_an_end(bench: Bench, engine: EngineKind, sentences: list[str]) -> None:
+    opened = bench.open("starter", engine)
+    encoded = opened.encode([Prompt(sentences[0])], Params())
 
     whole = generated(opened, encoded, Params(max_new_tokens=60))[0]
     cut = generated(opened, encoded, Params(max_new_tokens=2))[0]
@@ -122,7 +123,7 @@ def test_a_length_finish_is_told_from_an_end(bench: Bench, engine: EngineKind, h
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["draft", "llama"])
+@pytest.mark.parametrize("kind", ["starter", "llama"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_stop_strings_are_literal_and_may_lie_across_tokens(
     bench: Bench, kind: str, engine: EngineKind, beams: int
@@ -146,7 +147,7 @@ def test_stop_strings_are_literal_and_may_lie_across_tokens(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["draft", "llama"])
+@pytest.mark.parametrize("kind", ["starter", "llama"])
 def test_sampling_varies_and_greedy_does_not(bench: Bench, kind: str, engine: EngineKind) -> None:
     opened = bench.open(kind, engine)
     params = Params(max_new_tokens=16, temperature=1.5)
@@ -157,7 +158,7 @@ def test_sampling_varies_and_greedy_does_not(bench: Bench, kind: str, engine: En
 
 
 def test_a_seed_repeats_a_sample_whatever_is_in_the_batch(bench: Bench) -> None:
-    for kind in ("draft", "llama"):
+    for kind in ("starter", "llama"):
         engine = bench.open(kind, EngineKind.TRANSFORMERS)
         params = Params(max_new_tokens=16, temperature=1.0, top_p=0.95, seed=3)
 
@@ -167,12 +168,12 @@ def test_a_seed_repeats_a_sample_whatever_is_in_the_batch(bench: Bench) -> None:
         assert together != outputs(engine, TEXTS, replace(params, seed=4))
 
 
-@pytest.mark.parametrize("kind", ["draft", "llama"])
+@pytest.mark.parametrize("kind", ["starter", "llama"])
 def test_copies_of_a_prompt_differ_and_are_repeated_by_their_seed(bench: Bench, kind: str) -> None:
     engine = bench.open(kind, EngineKind.TRANSFORMERS)
     params = Params(max_new_tokens=16, temperature=1.5, seed=3)
     one, other = engine.encode([Prompt("the quick brown fox"), Prompt("we translate")], params)
-    copies = [replace(one, choice=choice) for choice in range(6)]
+    copies = [msgspec.structs.replace(one, choice=choice) for choice in range(6)]
 
     together = [each.tokens for each in generated(engine, [*copies, other], params)]
     alone = [generated(engine, [copy], params)[0].tokens for copy in (*copies, other)]
@@ -188,7 +189,7 @@ def test_copies_of_a_prompt_differ_without_a_seed_too(bench: Bench) -> None:
         params = Params(max_new_tokens=16, temperature=1.5)
         [one] = engine.encode([Prompt("the quick brown fox")], params)
 
-        made = generated(engine, [replace(one, choice=choice) for choice in range(6)], params)
+        made = generated(engine, [msgspec.structs.replace(one, choice=choice) for choice in range(6)], params)
 
         assert len({each.tokens for each in made}) == 6
 
@@ -222,10 +223,10 @@ def test_a_cancel_ends_a_long_decode_within_a_second(bench: Bench, engine: Engin
     assert made == []
 
 
-def test_an_abandoned_generator_leaves_the_engine_usable(bench: Bench, heldout: list[str]) -> None:
-    engine = bench.open("draft")
+def test_an_abandoned_generator_leaves_the_engine_usable(bench: Bench, sentences: list[str]) -> None:
+    engine = bench.open("starter")
     params = Params(max_new_tokens=40)
-    encoded = engine.encode([Prompt(text) for text in heldout[:200]], params)
+    encoded = engine.encode([Prompt(text) for text in sentences[:200]], params)
 
     running = engine.generate(encoded, params, lambda: False)
     next(running)
@@ -234,11 +235,13 @@ def test_an_abandoned_generator_leaves_the_engine_usable(bench: Bench, heldout: 
     assert len(generated(engine, encoded, params)) == 200
 
 
-def test_a_call_that_is_let_in_early_changes_nothing(bench: Bench, heldout: list[str]) -> None:
+def test_a_call_that_is_let_in_early_changes_nothing(bench: Bench, sentences: list[str]) -> None:
     """The second begins when the last batches of the first are on the device, in another thread."""
-    engine = bench.open("draft", options={"inter_threads": 2, "intra_threads": 1, "batch_tokens": 256})
+    engine = bench.open("starter", options={"inter_threads": 2, "intra_threads": 1, "batch_tokens": 256})
     params = Params(max_new_tokens=40)
-    encoded = [engine.encode([Prompt(text) for text in texts], params) for texts in (heldout[:150], heldout[150:300])]
+    encoded = [
+        engine.encode([Prompt(text) for text in texts], params) for texts in (sentences[:150], sentences[150:300])
+    ]
     alone = [generated(engine, each, params) for each in encoded]
     drained = threading.Event()
 
@@ -253,9 +256,9 @@ def test_a_call_that_is_let_in_early_changes_nothing(bench: Bench, heldout: list
     assert [[each.tokens for each in some] for some in together] == [[each.tokens for each in some] for some in alone]
 
 
-def test_with_one_replica_nothing_is_let_in(bench: Bench, heldout: list[str]) -> None:
-    engine = bench.open("draft", options={"inter_threads": 1, "intra_threads": 2, "batch_tokens": 256})
-    encoded = engine.encode([Prompt(text) for text in heldout[:20]], Params())
+def test_with_one_replica_nothing_is_let_in(bench: Bench, sentences: list[str]) -> None:
+    engine = bench.open("starter", options={"inter_threads": 1, "intra_threads": 2, "batch_tokens": 256})
+    encoded = engine.encode([Prompt(text) for text in sentences[:20]], Params())
     told: list[bool] = []
 
     list(engine.generate(encoded, Params(), lambda: False, lambda: told.append(True)))
@@ -265,17 +268,19 @@ def test_with_one_replica_nothing_is_let_in(bench: Bench, heldout: list[str]) ->
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_score_is_the_mean_log_probability(bench: Bench, engine: EngineKind, beams: int, heldout: list[str]) -> None:
-    plain = bench.open("draft", EngineKind.TRANSFORMERS)
-    scored = bench.open("draft", engine, options={**SETTINGS, "scores": True})
+def test_a_score_is_the_mean_log_probability(
+    bench: Bench, engine: EngineKind, beams: int, sentences: list[str]
+) -> None:
+    plain = bench.open("starter", EngineKind.TRANSFORMERS)
+    scored = bench.open("starter", engine, options={**SETTINGS, "scores": True})
     params = Params(max_new_tokens=40, num_beams=beams, length_penalty=0.6)
-    encoded = scored.encode([Prompt(text) for text in heldout[:5]], params)
+    encoded = scored.encode([Prompt(text) for text in sentences[:5]], params)
 
     made = generated(scored, encoded, params)
 
-    for each, text in zip(made, heldout, strict=False):
+    for each, text in zip(made, sentences, strict=False):
         assert each.score == pytest.approx(
-            _mean_log_probability(plain, text, scored.decode([each], params)[0]), abs=2e-3
+            _mean_log_probability(plain, f">>de<< {text}", scored.decode([each], params)[0]), abs=2e-3
         )
 
 

@@ -82,7 +82,7 @@ class Stack:
                 *("--bind", f"127.0.0.1:{self.port}", *options, "api.app:create_app()"),
             ],
         )
-        eventually(self._is_healthy, 30)
+        eventually(self._is_healthy, 120)
 
     def start_worker(self, name: str = "worker", queues: str = "", **environment: str) -> subprocess.Popen[bytes]:
         """A worker of all queues, or of those named; returns before it is ready."""

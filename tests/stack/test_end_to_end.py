@@ -17,7 +17,7 @@ from tests.stack.conftest import Stack, built
 
 pytestmark = pytest.mark.slow
 
-STARTER = Path(__file__).parents[2] / "models" / "tatoeba-en-de-draft"
+STARTER = Path(__file__).parents[2] / "models" / "translation-best"
 
 
 def entry(name: str, task: str, source: Path, engine: str, more: str = "") -> str:
@@ -30,8 +30,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, postgres: str, valkey: Val
     made = tmp_path_factory.mktemp("models")
     many = 'source_languages = ["en"]\ntarget_languages = ["deu", "fra"]\nprefix = ">>{target_lang}<< "'
     short = "defaults = { max_new_tokens = 12 }"
+    german = 'quantization = "int8"\nprefix = ">>de<< "\ndefault = true'
     registry = [
-        entry("starter", "translation", STARTER, "ctranslate2", 'quantization = "int8"\ndefault = true'),
+        entry("starter", "translation", STARTER, "ctranslate2", german),
         entry("marian-ct2", "translation", make_marian(made / "marian"), "ctranslate2", f"{many}\n{short}"),
         entry("marian-torch", "translation", made / "marian", "transformers", f"{many}\n{short}"),
         entry("bart-ct2", "summarization", make_bart(made / "bart"), "ctranslate2", f"{short}\ndefault = true"),

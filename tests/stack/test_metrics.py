@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cli.stack.valkey import Valkey
 from tests.conftest import fresh_database
+from tests.following import following
 from tests.stack.conftest import Stack, _free_port, built
 from tests.stack.receivers import Receiver, receiving
 from tests.unit.observability import documented_metrics, named_metrics
@@ -186,6 +188,15 @@ def test_what_the_processes_of_the_api_count_comes_together(watched: Watched) ->
 
     eventually(lambda: watched.total("bushel_http_requests_total", route="/v1/models") == before + 20, 30)
     assert watched.total("bushel_http_request_seconds_count", route="/v1/models") == before + 20
+
+
+def test_the_open_event_streams_of_all_processes_of_the_api_are_added_up(watched: Watched) -> None:
+    with ExitStack() as streams:
+        for _ in range(6):
+            streams.enter_context(following(watched.stack.http, "/v1/events"))
+        assert watched.total("bushel_event_streams") == 6
+
+    eventually(lambda: watched.total("bushel_event_streams") == 0, 60)
 
 
 def test_no_label_names_a_tenant_a_job_or_a_text(watched: Watched, valkey: Valkey) -> None:

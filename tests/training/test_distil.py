@@ -21,7 +21,7 @@ from tests.ledger import Ledger
 from tests.training.tiny import finetune_recipe, marian_recipe, write_data
 from tests.working import AnsweredDoorbell, working
 from training.errors import BadSettings, CannotMake
-from training.folders import open_model
+from training.folders import open_model, write_model
 from training.learning import distil
 from training.learning.distil import Asked, Lessons, NoLessons, best
 from training.learning.finetune import FinetuneTask, divergence
@@ -230,6 +230,26 @@ def test_a_student_comes_near_its_teachers_distributions(
     task.model.eval()
     with torch.inference_mode():
         assert float(task.loss(batch)[0]) < before / 2
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0], ids=["plain", "with biased logits"])
+def test_a_marian_has_the_same_loss_the_short_way_and_the_long_one(
+    bias: float, folders: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    model = open_model(folders("marian"))
+    model.final_logits_bias[0, 5] = bias
+    write_model(model, folders("marian"), tmp_path / "marian")
+    recipe = load(finetune_recipe(tmp_path))
+    short = FinetuneTask(recipe, tmp_path / "marian", data)  # type: ignore[arg-type]
+    # With a teacher that the recipe gives no part of the loss to, all logits are there.
+    long = FinetuneTask(recipe, tmp_path / "marian", data, tmp_path / "marian")  # type: ignore[arg-type]
+
+    losses = []
+    for task in (short, long):
+        task.model.eval()
+        losses.append(float(task.loss(range(9))[0].detach()))
+
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
 def test_divergence_is_nothing_between_equals() -> None:

@@ -23,7 +23,8 @@ from workers.engines.base import Limits, Params
 
 SETTINGS = "options.inter_threads=1,options.intra_threads=1,options.batch_tokens=512"
 REGISTRY = load([BUILTIN])
-DRAFT = "tatoeba-en-de-draft"
+STARTER = "translation-balanced"
+GERMAN = {"target_lang": "de"}
 FLOOR = "source, untranslated"
 
 
@@ -115,11 +116,14 @@ def test_texts_of_different_lengths_are_not_parallel(tmp_path: Path) -> None:
 
 def test_a_model_can_be_compared_with_itself_changed() -> None:
     plain, full = contenders(
-        [DRAFT, f"full={DRAFT},quantization=float32,defaults.num_beams=1,target_languages=de"], REGISTRY
+        [STARTER, f"full={STARTER},quantization=float32,defaults.num_beams=1,target_languages=de"], REGISTRY
     )
 
     assert (plain.quantization, full.quantization) == ("int8", "float32")
     assert (full.name, full.source, full.defaults["num_beams"]) == ("full", plain.source, 1)
+    assert (full.language_pairs, full.source_languages, full.target_languages) == ((), ("en", "de", "fr"), ("de",))
+    [again] = contenders([f"again={STARTER},quantization=int16"], REGISTRY)
+    assert again.language_pairs == plain.language_pairs
 
 
 @pytest.mark.parametrize(
@@ -127,10 +131,10 @@ def test_a_model_can_be_compared_with_itself_changed() -> None:
     [
         pytest.param(["nobody"], "nobody", id="unknown"),
         pytest.param(["a=nowhere"], "neither a folder nor a model", id="no folder"),
-        pytest.param([DRAFT, DRAFT], "named twice", id="twice"),
-        pytest.param([f"a={DRAFT},quantization=int3"], "quantization", id="no such quantization"),
-        pytest.param([f"a={DRAFT},sorce=x"], "did you mean source", id="misspelt key"),
-        pytest.param([f"a={DRAFT},fast"], "KEY=VALUE", id="no value"),
+        pytest.param([STARTER, STARTER], "named twice", id="twice"),
+        pytest.param([f"a={STARTER},quantization=int3"], "quantization", id="no such quantization"),
+        pytest.param([f"a={STARTER},sorce=x"], "did you mean source", id="misspelt key"),
+        pytest.param([f"a={STARTER},fast"], "KEY=VALUE", id="no value"),
         pytest.param(["a=."], "give --task", id="a folder's task"),
     ],
 )
@@ -140,24 +144,24 @@ def test_models_that_cannot_be_compared(words: list[str], expected: str) -> None
 
 
 def test_a_plan_refuses_what_cannot_be() -> None:
-    specs, items = contenders([DRAFT], REGISTRY), [Item("a", ("b",))]
+    specs, items = contenders([STARTER], REGISTRY), [Item("a", ("b",))]
 
     with pytest.raises(BadRequest, match="num_beems"):
         plan(specs, items, params={"num_beems": 4})
     with pytest.raises(BadRequest, match="'full' is not among the models"):
-        plan(specs, items, twins=["full"])
+        plan(specs, items, twins=["full"], params=GERMAN)
     with pytest.raises(BadRequest, match="baseline"):
-        plan(specs, items, baseline="other")
+        plan(specs, items, baseline="other", params=GERMAN)
     with pytest.raises(BadRequest, match=r"'nist' is none of sacreBLEU's tokenizers: .*13a"):
-        plan(specs, items, tokenizer="nist")
+        plan(specs, items, tokenizer="nist", params=GERMAN)
 
 
 def test_bleu_counts_the_words_of_the_target_language() -> None:
-    [spec] = contenders([f"zh={DRAFT},target_languages=zh"], REGISTRY)
+    [spec] = contenders([f"zh={STARTER},source_languages=en,target_languages=zh"], REGISTRY)
 
     assert plan([spec], [Item("a", ("b",))]).tokenizer == "zh"
     assert plan([spec], [Item("a", ("b",))], tokenizer="char").tokenizer == "char"
-    assert plan(contenders([DRAFT], REGISTRY), [Item("a", ("b",))]).tokenizer == "13a"
+    assert plan(contenders([STARTER], REGISTRY), [Item("a", ("b",))], params=GERMAN).tokenizer == "13a"
 
 
 # Tiny models.
@@ -420,7 +424,7 @@ def test_bad_input_ends_with_its_lines_and_status_2(tmp_path: Path, capsys: pyte
     data = tmp_path / "data.tsv"
     data.write_text("fine\tgut\nbad\t\n", "utf-8")
 
-    status = main(["--models", DRAFT, "--data", str(data), "--out", str(tmp_path / "out")])
+    status = main(["--models", STARTER, "--data", str(data), "--out", str(tmp_path / "out")])
 
     assert status == 2
     assert f"{data}:2: column 1, the reference, is empty" in capsys.readouterr().err

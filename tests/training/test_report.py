@@ -159,7 +159,7 @@ def test_names_in_the_plot_do_not_cover_each_other(tmp_path: Path) -> None:
         Point("opus-mt-en-de-int8", 30, 45.7, Interval(44.4, 46.9)),
         Point("translation-en-de-balanced", 31, 46.0, Interval(44.8, 47.3)),
         Point("student-without-teacher", 94, 42.1, Interval(40.9, 43.4)),
-        Point("tatoeba-en-de-draft", 60, 42.0, Interval(40.8, 43.2)),
+        Point("translation-balanced", 60, 42.0, Interval(40.8, 43.2)),
     ]
 
     paths = draw(points, "BLEU", "title", tmp_path)

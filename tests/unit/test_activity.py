@@ -14,7 +14,7 @@ def test_a_process_without_models_says_what_it_has() -> None:
 
 
 def test_a_model_that_has_not_run_has_no_speed() -> None:
-    assert activity(None, {"echo": Loaded(0.25, 1_700_000_000.9)})["models"] == {
+    assert activity(None, {"echo": Loaded(0.25, 1_700_000_000.9, "cpu")})["models"] == {
         "echo": {"load_seconds": 0.25, "loaded_at": 1_700_000_000, "tokens_per_second": None}
     }
 

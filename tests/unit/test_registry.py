@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
 def test_the_builtin_registry_has_a_default_translator_that_is_here(tmp_path: Path) -> None:
     spec = load([BUILTIN]).default(Task.TRANSLATION)
 
-    assert spec.name == "tatoeba-en-de-draft"
+    assert spec.name == "translation-balanced"
     assert available(spec, tmp_path)
 
 

@@ -135,9 +135,11 @@ def test_the_csv_example_shows_what_csv_can_hold() -> None:
 
 def test_the_jsonl_example_has_ids_and_parameters_that_the_starter_model_honours() -> None:
     lines = [json.loads(line) for line in (ROOT / "examples/sentences.jsonl").read_text(encoding="utf-8").splitlines()]
-    model = load([BUILTIN]).get("tatoeba-en-de-draft")
+    model = load([BUILTIN]).get("translation-balanced")
     with_params = [line for line in lines if "params" in line]
 
     assert len({line["custom_id"] for line in lines}) == len(lines)
     assert 3 <= len(with_params) <= 20
-    assert [problem for line in with_params for problem in check(line["params"], model)[1]] == []
+    assert [
+        problem for line in with_params for problem in check(line["params"] | {"target_lang": "de"}, model)[1]
+    ] == []

@@ -1,7 +1,7 @@
 """Which models are compared, as the command line says it: names of the registry, or `NAME=WHAT` with changes.
 
-    tatoeba-en-de-draft                                           as the registry has it
-    full=tatoeba-en-de-draft,quantization=float32                 the same with changes
+    translation-balanced                                           as the registry has it
+    full=translation-balanced,quantization=float32                 the same with changes
     student=runs/student/model,engine=transformers                a folder; its task is the run's
     many=runs/many/model,prefix=>>{target_lang}<< ,target_languages=deu+fra
 
@@ -83,12 +83,20 @@ def _entry(spec: ModelSpec) -> dict[str, Any]:
         "engine": str(spec.engine),
         "revision": spec.revision,
         "quantization": spec.quantization,
-        **{key: list(getattr(spec, key)) for key in LISTS},
+        **(
+            {"language_pairs": [list(pair) for pair in spec.language_pairs]}
+            if spec.language_pairs
+            else _languages(spec)
+        ),
         "prefix": spec.prefix,
         **{key: getattr(spec, key) for key in COUNTS},
         **{key: dict(getattr(spec, key)) for key in TABLES},
     }
     return {key: value for key, value in entry.items() if value is not None}
+
+
+def _languages(spec: ModelSpec) -> dict[str, list[str]]:
+    return {key: list(getattr(spec, key)) for key in LISTS}
 
 
 def _apply(change: str, entry: dict[str, Any], word: str) -> None:
@@ -99,6 +107,8 @@ def _apply(change: str, entry: dict[str, Any], word: str) -> None:
     if is_inside and table in TABLES:
         entry[table] = {**entry.get(table, {}), inner: _value(value)}
     elif key in LISTS:
+        if pairs := entry.pop("language_pairs", None):
+            entry |= dict(zip(LISTS, (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True)), strict=True))
         entry[key] = [each for each in value.split("+") if each]
     else:
         entry[key] = _value(value) if key in COUNTS else value

@@ -6,11 +6,11 @@
 
 Models are names of the registry, folders, or either with changes:
 
-    --models tatoeba-en-de-draft full=tatoeba-en-de-draft,quantization=float32 --twin full
+    --models translation-balanced full=translation-balanced,quantization=float32 --twin full
 
 The options can stand in a TOML file under their names; paths are as on the command line, whose options go before it:
 
-    models = ["tatoeba-en-de-draft", "full=tatoeba-en-de-draft,quantization=float32"]
+    models = ["translation-balanced", "full=translation-balanced,quantization=float32"]
     twin = ["full"]
     bias = true
     param = { num_beams = 1 }

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 
 class EngineError(Exception):
     """Root of what engines raise on purpose."""
@@ -44,16 +46,14 @@ class BadParam(ValueError):
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One turn of a chat, in the field's usual roles: system, user, assistant."""
 
     role: str
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True, gc=False):
     """One input as the user gave it: a text, or the turns of a chat (never both)."""
 
     text: str = ""
@@ -90,8 +90,7 @@ class Params:
     json_schema: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True, gc=False):
     """A prompt in the engine's own tokens, cut to the model's limit.
 
     `dropped` counts the tokens cut off at the end (0: nothing is missing), so that the caller
@@ -110,8 +109,7 @@ class Encoded:
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """One output token as text and bytes, its natural log-probability, and the likeliest tokens in its place."""
 
     text: str
@@ -120,8 +118,7 @@ class TokenLogprob:
     top: "tuple[TokenLogprob, ...]" = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True, gc=False):
     """Output for the prompt at `index` of the call. `score` is the mean log-probability per token, if known.
 
     `others` are what a search with `n` above 1 found next best, in its order; their `index` is the same. An encoder
@@ -140,6 +137,12 @@ class Generation:
     def all(self) -> "tuple[Generation, ...]":
         """This one and the others, the best first."""
         return (self, *self.others)
+
+
+def ranked(generations: Sequence[Generation]) -> Generation:
+    """The first, which is the best, with the others."""
+    first, *others = generations
+    return msgspec.structs.replace(first, others=tuple(others)) if others else first
 
 
 @dataclass(frozen=True, slots=True)

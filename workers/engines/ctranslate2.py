@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import msgspec
 
 from models.spec import ModelSpec
 from workers.engines.base import (
@@ -27,6 +28,7 @@ from workers.engines.base import (
     Recipe,
     Tally,
     ignore,
+    ranked,
 )
 from workers.engines.batches import MAX_PROMPTS, Budget, token_batches
 from workers.engines.calibration import (
@@ -72,8 +74,7 @@ class Device:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, gc=False):
     tokens: tuple[str, ...]
     finish_reason: FinishReason
     score: float | None
@@ -517,8 +518,7 @@ def _scored(sequences: list[list[str]], scores: list[float]) -> list[tuple[list[
 
 
 def _generation(index: int, outputs: Sequence[Output]) -> Generation:
-    first, *others = [Generation(index, each.tokens, each.finish_reason, each.score) for each in outputs]
-    return replace(first, others=tuple(others))
+    return ranked([Generation(index, each.tokens, each.finish_reason, each.score) for each in outputs])
 
 
 def _strings(tokens: Encoded | Generation) -> list[str]:

@@ -43,7 +43,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from models.spec import ModelSpec, Task
@@ -60,6 +59,7 @@ from workers.engines.base import (
     Recipe,
     Tally,
     ignore,
+    ranked,
 )
 from workers.engines.batches import Budget, token_batches
 from workers.engines.stops import cut_text, cut_tokens
@@ -167,10 +167,9 @@ class EchoEngine:
             words[: min(params.max_new_tokens, self._limits.max_output)], params.stop, "".join
         )
         reason: FinishReason = "stop" if is_stopped or len(kept) == len(words) else "length"
-        first, *others = [
-            Generation(index, kept[: max(1, len(kept) - rank)], reason, self._score(rank)) for rank in range(params.n)
-        ]
-        return replace(first, others=tuple(others))
+        return ranked(
+            [Generation(index, kept[: max(1, len(kept) - rank)], reason, self._score(rank)) for rank in range(params.n)]
+        )
 
     def _score(self, rank: int) -> float | None:
         return -0.1 * (rank + 1) if self._wants_scores else None

@@ -1,7 +1,7 @@
 """The reference runtime: transformers' own model classes, on CUDA or the CPU, at full or half precision."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,7 @@ from workers.engines.base import (
     Tally,
     TokenLogprob,
     ignore,
+    ranked,
 )
 from workers.engines.batches import Budget, token_batches
 from workers.engines.endings import Cancel, StopStrings
@@ -115,8 +116,7 @@ class TransformersEngine:
             self._tally.add(list(map(len, chosen)), max(0, budget - extra * len(batch)))
             for number, index in enumerate(batch):
                 best = outputs[number * params.n : (number + 1) * params.n]
-                first, *others = [self._generation(index, output, params) for output in best]
-                yield replace(first, others=tuple(others))
+                yield ranked([self._generation(index, output, params) for output in best])
 
     def shrink(self) -> bool:
         return self._budget.shrink()

@@ -85,7 +85,8 @@ function built(node, props, children) {
     else if (name === "href" && !/^[/#](?![/\\])/.test(value)) throw new TypeError("links lead to this server only");
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  // However deep: of a list inside of a list `append` would make one text, with commas.
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 

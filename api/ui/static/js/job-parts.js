@@ -68,7 +68,7 @@ export function counted(job) {
   const { total, succeeded, failed } = job.counts;
   if (!total) return job.status === "validating" ? "checking the input" : job.estimate ? `${number(job.estimate.items)} ${job.estimate.items === 1 ? "item" : "items"} would run` : "no items";
   const done = succeeded + failed;
-  const parts = [isFinal(job) && done === total ? `${number(total)} items` : `${number(done)} of ${number(total)}`];
+  const parts = [isFinal(job) && done === total ? `${number(total)} ${total === 1 ? "item" : "items"}` : `${number(done)} of ${number(total)}`];
   if (failed) parts.push(`${number(failed)} failed`);
   for (const state of ["cancelled", "expired"]) if (job.counts[state]) parts.push(`${number(job.counts[state])} ${state}`);
   return parts.join(" · ");

@@ -40,7 +40,7 @@ function show(now) {
   $("waiting").hidden = !waiting(now);
   say($("waiting"), waiting(now) ? `Waiting: ${waiting(now)}` : "");
   showFigures(now);
-  showActions(now, before);
+  showActions(now);
   if (before && (before.status !== now.status || before.paused !== now.paused)) {
     say($("announce"), `The job is ${now.paused ? "paused" : word(now.status)}: ${said(now)}`);
   }
@@ -58,12 +58,13 @@ function showFigures(now) {
   else found.push(["Time left", left.main.replace(" left", "") || "–", left.sub || (left.main ? "" : "not known yet")]);
   found.push(["Pace", pace(now) || "–", now.tokens_per_second ? rate(now.tokens_per_second, "tokens") : ""]);
   found.push(["Tokens", short(now.usage.total_tokens), `${short(now.usage.input_tokens)} in, ${short(now.usage.output_tokens)} out`]);
-  const device = now.device_seconds ?? now.usage.device_seconds;
-  if (device) found.push(["On the device", duration(device), ""]);
-  const { same_items: same, cached_items: cached } = now.usage;
-  if (same || cached) found.push(["Not computed", number(same + cached), [same ? `${number(same)} equal to others` : "", cached ? `${number(cached)} from the cache` : ""].filter(Boolean).join(", ")]);
-  const { truncated_inputs: truncated, cut_outputs: cut } = now.notices;
-  if (truncated || cut) found.push(["Cut", number(truncated + cut), [truncated ? `${number(truncated)} inputs` : "", cut ? `${number(cut)} outputs at the limit` : ""].filter(Boolean).join(", ")]);
+  if (now.usage.device_seconds) found.push(["On the device", duration(now.usage.device_seconds), ""]);
+  const summed = (name, parts) => {
+    const some = parts.filter(([count]) => count);
+    if (some.length) found.push([name, number(some.reduce((sum, [count]) => sum + count, 0)), some.map(([count, what]) => `${number(count)} ${what}`).join(", ")]);
+  };
+  summed("Not computed", [[now.usage.same_items, "equal to others"], [now.usage.cached_items, "from the cache"]]);
+  summed("Cut", [[now.notices.truncated_inputs, "inputs"], [now.notices.cut_outputs, "outputs at the limit"]]);
   if (now.estimate) {
     found.push(["Estimate", now.estimate.seconds === null ? "–" : duration(now.estimate.seconds), `${number(now.estimate.items)} items, about ${short(now.estimate.input_tokens)} tokens${now.estimate.invalid_items ? `, ${number(now.estimate.invalid_items)} invalid` : ""}`]);
   }
@@ -315,19 +316,16 @@ async function look() {
 
 // ---- What happened
 
-const entries = new Map();
+const noted = new Set();
 let logCursor = null, hasLog = false;
 
-function note(entry, { first = true } = {}) {
-  if (entry.job_id !== undefined && entry.job_id !== id) return;
-  if (entries.has(String(entry.id))) return;
-  const detail = Object.entries(entry.detail ?? {}).filter(([, value]) => value !== null && value !== "" && value !== 0);
+function note(entry) {
+  if (noted.has(entry.id)) return;
+  noted.add(entry.id);
+  const detail = Object.entries(entry.detail).filter(([, value]) => value !== null && value !== "" && value !== 0);
   const told = detail.map(([name, value], place) => [place ? ", " : " ", fact(name, value)]);
-  const at = entry.at ?? entry.created_at;
-  const node = el("li", { dataset: { event: entry.type, id: entry.id } }, time(at, { relative: false }), el("span", {}, el("strong", {}, title(entry.type)), el("bdi", { class: "quiet" }, told)));
-  entries.set(String(entry.id), node);
-  if (first) $("log").prepend(node);
-  else $("log").append(node);
+  const node = el("li", { dataset: { event: entry.type, id: entry.id } }, time(entry.at, { relative: false }), el("span", {}, el("strong", {}, title(entry.type)), el("bdi", { class: "quiet" }, told)));
+  $("log").prepend(node);
   $("no-log").hidden = true;
 }
 
