@@ -17,7 +17,12 @@ from tests.stack.conftest import Stack, built
 
 pytestmark = pytest.mark.slow
 
-STARTER = Path(__file__).parents[2] / "models" / "translation-best"
+MODELS = Path(__file__).parents[2] / "models"
+ROADS = (
+    "We present an algorithm that finds shortest paths in large road networks. It preprocesses the graph once and "
+    "answers queries in microseconds. Experiments on the road network of Europe show a speedup of four orders of "
+    "magnitude."
+)
 
 
 def entry(name: str, task: str, source: Path, engine: str, more: str = "") -> str:
@@ -32,7 +37,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, postgres: str, valkey: Val
     short = "defaults = { max_new_tokens = 12 }"
     german = 'quantization = "int8"\nprefix = ">>de<< "\ndefault = true'
     registry = [
-        entry("starter", "translation", STARTER, "ctranslate2", german),
+        entry("starter", "translation", MODELS / "translation-best", "ctranslate2", german),
+        entry("summarizer", "summarization", MODELS / "summarization-best", "ctranslate2", 'quantization = "int8"'),
         entry("marian-ct2", "translation", make_marian(made / "marian"), "ctranslate2", f"{many}\n{short}"),
         entry("marian-torch", "translation", made / "marian", "transformers", f"{many}\n{short}"),
         entry("bart-ct2", "summarization", make_bart(made / "bart"), "ctranslate2", f"{short}\ndefault = true"),
@@ -75,6 +81,14 @@ def test_translation_into_a_chosen_language(service: Stack, model: str) -> None:
     job_id = service.submit(model=model, inputs=body["inputs"], params={"target_lang": "fra"})
 
     assert service.finished(job_id, 120)["counts"]["succeeded"] == 20
+
+
+def test_the_starter_summarizer_makes_a_line_of_an_abstract(service: Stack) -> None:
+    job_id = service.submit(task="summarization", model="summarizer", inputs=[ROADS])
+
+    assert service.finished(job_id, 120)["counts"]["succeeded"] == 1
+    [line] = texts(service, job_id)
+    assert "Shortest Path" in line and len(line) < 100
 
 
 @pytest.mark.parametrize("model", ["bart-ct2", "t5-torch"])
