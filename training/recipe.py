@@ -90,7 +90,9 @@ class CausalShape:
 class CausalRecipe:
     """Texts for a model that continues them; the score is the perplexity, with a minus, as higher is better.
 
-    There is no label smoothing: what is measured is the probability of the text itself.
+    There is no label smoothing: what is measured is the probability of the text itself. With a teacher, `kl` of the
+    loss is the distance to its distribution over each word. A model that goes on from a folder has the folder's shape
+    and vocabulary, but for the `context` it is trained on.
     """
 
     name: str
@@ -99,6 +101,7 @@ class CausalRecipe:
     pieces: int = 8000
     seed: int = 1
     metric: str = "perplexity"
+    kl: float = 0.0
     shape: CausalShape = field(default_factory=CausalShape)
     pace: Pace = field(default_factory=Pace)
 
@@ -211,8 +214,10 @@ def _check(recipe: AnyRecipe) -> None:
         raise BadRecipe(f"no optimizer is called {pace.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
     if low := [key for key in ABOVE_NOTHING if getattr(pace, key) <= 0]:
         raise BadRecipe(f"{', '.join(low)} must be above 0")
-    if isinstance(recipe, FinetuneRecipe) and not (0 <= recipe.kl <= 1 and recipe.temperature > 0):
-        raise BadRecipe("kl must be from 0 to 1, and temperature above 0")
+    if not isinstance(recipe, Recipe) and not 0 <= recipe.kl <= 1:
+        raise BadRecipe("kl must be from 0 to 1")
+    if isinstance(recipe, FinetuneRecipe) and recipe.temperature <= 0:
+        raise BadRecipe("temperature must be above 0")
     for side in ("train", "valid"):
         if not getattr(recipe, side):
             raise BadRecipe(

@@ -18,14 +18,17 @@ from models.registry import load as load_registry
 from tests import models as tiny
 from tests.conftest import LiveAPI, served
 from tests.ledger import Ledger
-from tests.training.tiny import finetune_recipe, marian_recipe, write_data
+from tests.training.tiny import causal_recipe, finetune_recipe, marian_recipe, write_data
 from tests.working import AnsweredDoorbell, working
 from training.errors import BadSettings, CannotMake
 from training.folders import open_model, write_model
 from training.learning import distil
+from training.learning.bytepairs import BytePairs
 from training.learning.distil import Asked, Lessons, NoLessons, best
-from training.learning.finetune import FinetuneTask, divergence
+from training.learning.finetune import FinetuneTask
 from training.learning.loop import Run
+from training.learning.teacher import divergence
+from training.learning.train import task_of
 from training.making import students
 from training.making.drop_layers import spaced
 from training.making.students import anew, make_student, select_layers
@@ -274,6 +277,54 @@ def test_word_by_word_needs_one_vocabulary(folders: Callable[[str], Path], data:
         FinetuneTask(recipe, folders("bart"), data, folders("t5"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name the teacher's folder"):
         FinetuneTask(recipe, folders("bart"), data)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def causal(data: Path, tmp_path: Path) -> Path:
+    """A causal model as a recipe makes it."""
+    recipe = load(causal_recipe(tmp_path))
+    run = Run(recipe, task_of(recipe, data, tmp_path / "causal"), tmp_path / "causal")
+    run.train()
+    return run.finish()
+
+
+def test_a_causal_student_learns_its_teachers_words(causal: Path, data: Path, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    make_student(causal, student, {"": 1})
+    recipe = load(causal_recipe(tmp_path, steps=60, settings="kl = 1.0", name="taught"))
+    run = Run(recipe, task_of(recipe, data, tmp_path / "out", student, causal), tmp_path / "out")
+    task = run.task
+    batch = task.batches(0)[0]
+    with torch.inference_mode():
+        before = float(task.loss(batch)[0])
+
+    run.train()
+    made = run.finish()
+
+    with torch.inference_mode():
+        assert float(task.loss(batch)[0]) < before / 2
+    assert open_model(made).config.num_hidden_layers == 1
+    assert BytePairs(made).words == BytePairs(causal).words
+    record = json.loads((made / "record.json").read_text("utf-8"))
+    assert sorted(record["weights"]) == ["model", "teacher"]
+
+
+def test_a_recipe_of_texts_goes_on_only_from_what_such_a_recipe_made(
+    folders: Callable[[str], Path], causal: Path, data: Path, tmp_path: Path
+) -> None:
+    plain = load(causal_recipe(tmp_path))
+    taught = load(causal_recipe(tmp_path, settings="kl = 0.5", name="taught"))
+
+    with pytest.raises(CannotMake, match="one of kind finetune goes on with pairs"):
+        task_of(plain, data, tmp_path / "out", folders("bart"))
+    with pytest.raises(CannotMake, match="is a gpt2, and"):
+        task_of(plain, data, tmp_path / "out", folders("gpt2"))
+    with pytest.raises(BadSettings, match="name the teacher's folder"):
+        task_of(taught, data, tmp_path / "out", causal)
+    with pytest.raises(BadSettings, match="has no kl"):
+        task_of(plain, data, tmp_path / "out", causal, causal)
+    with pytest.raises(BadSettings, match="name it with --model"):
+        task_of(taught, data, tmp_path / "out", None, causal)
 
 
 def test_answers_come_from_a_job_and_are_kept(teacher: Client, server: LiveAPI, data: Path, tmp_path: Path) -> None:

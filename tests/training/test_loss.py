@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.learning.loss import linear_cross_entropy
+from training.learning.loss import Taught, linear_cross_entropy
 
 WORDS, WIDTH = 37, 16
 IGNORED = 5
@@ -33,6 +33,32 @@ def test_loss_and_gradients_are_those_of_torch(
     wanted = torch.autograd.grad(3 * expected, (states, weight))
 
     loss = linear_cross_entropy(states, weight, targets, ignored, smoothing)
+
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for slope, want in zip(torch.autograd.grad(3 * loss, (states, weight)), wanted, strict=True):
+        assert torch.allclose(slope, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_teachers_share_is_the_distance_to_it(
+    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor], share: float, smoothing: float
+) -> None:
+    states, weight, targets = case
+    chance = torch.Generator().manual_seed(2)
+    taught = Taught(torch.randn(700, 8, generator=chance), torch.randn(WORDS, 8, generator=chance), share)
+    logits, said = states @ weight.T, targets != IGNORED
+    own = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, label_smoothing=smoothing)
+    distance = torch.nn.functional.kl_div(
+        logits[said].log_softmax(1),
+        (taught.states @ taught.weight.T)[said].log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    expected = (1 - share) * own + share * distance
+    wanted = torch.autograd.grad(3 * expected, (states, weight))
+
+    loss = linear_cross_entropy(states, weight, targets, IGNORED, smoothing, taught)
 
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     for slope, want in zip(torch.autograd.grad(3 * loss, (states, weight)), wanted, strict=True):

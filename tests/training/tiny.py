@@ -70,14 +70,14 @@ def marian_recipe(
     return path
 
 
-def causal_recipe(folder: Path, steps: int = 12) -> Path:
-    path = folder / "causal.toml"
+def causal_recipe(folder: Path, steps: int = 12, settings: str = "", name: str = "causal") -> Path:
+    path = folder / f"{name}.toml"
     shape = "[shape]\nd_model = 32\nlayers = 2\nffn = 64\nheads = 2\nkey_value_heads = 1\ncontext = 48\n"
     parts = "".join(
         f'[[{side}]]\nfile = "texts.jsonl.gz"\ntemplate = """Title: {{title}}\nAbstract: {{abstract}}"""\n'
         for side in ("train", "valid")
     )
-    path.write_text('kind = "causal"\npieces = 320\n' + shape + PACE.format(steps=steps, pace="") + parts)
+    path.write_text(f'kind = "causal"\npieces = 320\n{settings}\n' + shape + PACE.format(steps=steps, pace="") + parts)
     return path
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from training.errors import CannotMake
+
 # It begins every text and ends it, so that texts can be put one behind another with one of it between them.
 BOUNDARY = "<|endoftext|>"
 BOUNDARY_ID = 0
@@ -15,8 +17,20 @@ class BytePairs:
     """Texts to ids and back; there is no unknown text, as every byte is a token."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.size = int(self._tokenizer.get_vocab_size())
+        """CannotMake if the folder's tokenizer is not one of these."""
+        path = folder / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else None
+        if tokenizer is None or tokenizer.token_to_id(BOUNDARY) != BOUNDARY_ID:
+            raise CannotMake(
+                f"{folder} has no vocabulary that a recipe of kind causal has made; "
+                "of other models, one of kind finetune goes on with pairs"
+            )
+        self._tokenizer = tokenizer
+        self.size = int(tokenizer.get_vocab_size())
+
+    @property
+    def words(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, context: int, folder: Path) -> "BytePairs":

@@ -1,4 +1,4 @@
-"""A new Llama-type model and the texts it is trained on."""
+"""A new Llama-type model, or a student of one, and the texts it is trained on."""
 
 import copy
 import math
@@ -12,9 +12,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from training.errors import CannotMake
+from training.folders import copy_others, open_model
 from training.learning.bytepairs import BOUNDARY_ID, BytePairs
 from training.learning.loop import device, judging
-from training.learning.loss import linear_cross_entropy
+from training.learning.loss import Taught, linear_cross_entropy
+from training.learning.teacher import open_teacher, weights_of
 from training.recipe import CausalRecipe, CausalShape
 from training.spread import spread
 from training.texts import Source
@@ -60,26 +63,48 @@ def pack(texts: Sequence[Ids], context: int, rng: random.Random) -> list[Ids]:
     return [stream[start : start + context + 1] for start in range(0, len(stream) - context, context)]
 
 
-def loss_of(model: LlamaForCausalLM, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats over the target tokens; the products are in bfloat16."""
+def loss_of(
+    model: LlamaForCausalLM,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    teacher: LlamaForCausalLM | None = None,
+    kl: float = 0.0,
+) -> torch.Tensor:
+    """Mean cross-entropy in nats over the target tokens, `kl` of it that to a teacher; the products are in bfloat16."""
+    taught = None
+    if teacher is not None:
+        with torch.no_grad():
+            taught = Taught(_states(teacher, inputs), teacher.lm_head.weight, kl)
+    flat = targets.to(model.device).flatten()
+    return linear_cross_entropy(_states(model, inputs), model.lm_head.weight, flat, _NOTHING, taught=taught)
+
+
+def _states(model: LlamaForCausalLM, inputs: torch.Tensor) -> torch.Tensor:
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        states = model.model(input_ids=inputs.to(model.device), use_cache=False).last_hidden_state
-    flat = states.to(torch.bfloat16).flatten(0, 1)
-    return linear_cross_entropy(flat, model.lm_head.weight, targets.to(model.device).flatten(), _NOTHING)
+        states: torch.Tensor = model.model(input_ids=inputs.to(model.device), use_cache=False).last_hidden_state
+    return states.to(torch.bfloat16).flatten(0, 1)
 
 
 class CausalTask:
-    """From texts and a recipe to a Llama folder. The tokenizer is learned once, and kept in `out`."""
+    """From texts and a recipe to a Llama folder. The tokenizer is learned once, and kept in `out`.
 
-    def __init__(self, recipe: CausalRecipe, data: Path, out: Path) -> None:
-        self.recipe, self._out = recipe, out
+    From a `folder` that was made so, another one: with its shape and its tokenizer, and the `teacher`'s distributions.
+    """
+
+    def __init__(
+        self, recipe: CausalRecipe, data: Path, out: Path, folder: Path | None = None, teacher: Path | None = None
+    ) -> None:
+        self.recipe, self._folders = recipe, (folder, teacher)
         torch.manual_seed(recipe.seed)
         self.files: Mapping[str, Path] = {source.file: data / source.file for source in (*recipe.train, *recipe.valid)}
-        self.vocabulary = _vocabulary(recipe, data, out / "vocabulary")
+        self._tokenizer_folder = out / "vocabulary" if folder is None else folder
+        self.vocabulary = _vocabulary(recipe, data, out / "vocabulary") if folder is None else BytePairs(folder)
         self.texts = list(self._encoded(recipe.train, data))
         found = [spread(list(self._encoded([source], data)), VALIDATED) for source in recipe.valid]
         self.valid = judging(recipe, found)
-        self.model = new_model(recipe.shape, self.vocabulary.size).train().to(device())
+        model = new_model(recipe.shape, self.vocabulary.size) if folder is None else _made(folder)
+        self.model = model.train().to(device())
+        self._teacher = open_teacher(teacher, self.vocabulary.words, self.model) if teacher is not None else None
 
     def batches(self, epoch: int) -> list[list[Ids]]:
         context, pace = self.recipe.shape.context, self.recipe.pace
@@ -89,7 +114,8 @@ class CausalTask:
 
     def loss(self, batch: Sequence[Ids]) -> tuple[torch.Tensor, int]:
         rows = torch.from_numpy(numpy.stack(batch)).long()
-        return loss_of(self.model, rows[:, :-1], rows[:, 1:]), rows[:, 1:].numel()
+        loss = loss_of(self.model, rows[:, :-1], rows[:, 1:], self._teacher, self.recipe.kl)
+        return loss, rows[:, 1:].numel()
 
     def hold(self) -> None:
         """Everything is trained."""
@@ -101,11 +127,10 @@ class CausalTask:
         # A copy of the whole, so that what is tied stays tied and is written once.
         with quietly():
             copy.deepcopy(self.model).half().save_pretrained(folder)
-        for file in (self._out / "vocabulary").iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
+        copy_others(self._tokenizer_folder, folder)
 
     def facts(self) -> dict[str, object]:
-        return {"texts": len(self.texts), "tokens": sum(map(len, self.texts))}
+        return {"texts": len(self.texts), "tokens": sum(map(len, self.texts)), **weights_of(*self._folders)}
 
     def _encoded(self, sources: Sequence[Source], data: Path) -> Iterator[Ids]:
         texts = (text for source in sources for text in source.read(data))
@@ -130,6 +155,16 @@ def perplexity(model: LlamaForCausalLM, texts: Iterable[Ids], context: int, batc
         nats += number * float(loss_of(model, inputs, targets))
         tokens += number
     return math.exp(nats / tokens)
+
+
+def _made(folder: Path) -> LlamaForCausalLM:
+    model = open_model(folder)
+    if not isinstance(model, LlamaForCausalLM):
+        raise CannotMake(
+            f"{folder} is a {model.config.model_type}, and a recipe of kind causal goes on with a llama; "
+            "one of kind finetune goes on with any, from pairs"
+        )
+    return model
 
 
 def _vocabulary(recipe: CausalRecipe, data: Path, folder: Path) -> BytePairs:

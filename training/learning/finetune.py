@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from training.errors import BadRecipe, CannotMake
+from training.errors import BadRecipe
 from training.folders import open_model, open_tokenizer, write_model
 from training.learning import marian
 from training.learning.batching import batches
 from training.learning.loop import device, judging
 from training.learning.similarity import similarity
+from training.learning.teacher import divergence, open_teacher, weights_of
 from training.pairs import Pair, Part
-from training.provenance import file_digest
 from training.recipe import FinetuneRecipe
 from training.spread import spread
 
@@ -106,8 +106,8 @@ class FinetuneTask:
         self._counted = {"pairs": len(self.rows), "left_out": self._rows.left_out, "cut": self._rows.cut}
         found = [spread(self._rows.read([part], data), VALIDATED) for part in recipe.valid]
         self.valid = judging(recipe, found)
-        self.teacher_folder = teacher
-        self.teacher = _teacher(teacher, self.tokenizer, self.model) if teacher is not None else None
+        self._teacher_folder = teacher
+        self.teacher = open_teacher(teacher, self.tokenizer.get_vocab(), self.model) if teacher is not None else None
         if recipe.kl and self.teacher is None:
             raise BadRecipe(f"recipe {recipe.name} has kl = {recipe.kl}: name the teacher's folder")
         self._pad = next(
@@ -166,12 +166,7 @@ class FinetuneTask:
         write_model(self.model, self._folder, folder)
 
     def facts(self) -> dict[str, object]:
-        folders = {"model": self._folder} | ({"teacher": self.teacher_folder} if self.teacher_folder else {})
-        weights = {
-            what: {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
-            for what, folder in folders.items()
-        }
-        return {**self._counted, "weights": weights}
+        return {**self._counted, **weights_of(self._folder, self._teacher_folder)}
 
     def _tensors(self, rows: Sequence[Row]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """What the model is given, and what it is to say at every place."""
@@ -240,26 +235,6 @@ def _is_plain_marian(model: Any) -> bool:
         return False
     head, bias = model.get_output_embeddings(), model.final_logits_bias
     return head.weight is model.get_input_embeddings().weight and not bool(bias.any())
-
-
-def divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL(teacher || student) of (words, vocabulary) logits: the mean over the words, in nats (Hinton et al. 2015).
-
-    Times the square of the temperature, so that its gradient stays as large beside the cross-entropy's.
-    """
-    said, taught = (torch.log_softmax(logits / temperature, -1) for logits in (student, teacher))
-    distance = torch.nn.functional.kl_div(said, taught, reduction="batchmean", log_target=True)
-    return distance * temperature**2
-
-
-def _teacher(folder: Path, tokenizer: Any, student: Any) -> Any:
-    """The teacher, if it says its words with the same ids."""
-    if open_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise CannotMake(f"{folder} has another vocabulary than the student: it can teach sentences, but not words")
-    teacher = open_model(folder).to(student.device)
-    if teacher.config.vocab_size != student.config.vocab_size:
-        raise CannotMake(f"{folder} has {teacher.config.vocab_size} words, the student {student.config.vocab_size}")
-    return teacher
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:

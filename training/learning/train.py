@@ -6,7 +6,8 @@ Killed or stopped, the same command goes on from the last checkpoint. `--finish`
 at once (a file `finish` in the out folder does the same to a running training); after it, the average of the last
 checkpoints, or the last one if that is better on the validation files, is written to OUT/model.
 
-The recipe's `kind` is marian (from text pairs; the usual one), causal (from texts) or finetune (an existing folder,
+The recipe's `kind` is marian (from text pairs; the usual one), causal (from texts; with --model, a folder that such a
+training has made goes on learning, as a smaller student of --teacher for instance) or finetune (an existing folder,
 named by --model, goes on learning from pairs).
 """
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from training.errors import AlreadyTrained, BadSettings, TrainingError
 from training.progress import Lines
-from training.recipe import AnyRecipe, CausalRecipe, FinetuneRecipe, check_files, load
+from training.recipe import AnyRecipe, CausalRecipe, FinetuneRecipe, Recipe, check_files, load
 from training.settings import add_home, parse, run
 
 # What takes torch is imported where it is used: its seconds are not for a help text, nor for a mistake in the words.
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 
 def check_folders(recipe: AnyRecipe, model: Path | None, teacher: Path | None, option: str = "--model") -> None:
     """BadSettings for a folder that is missing, or that has no use; `option` is what the model's is given by."""
-    if not isinstance(recipe, FinetuneRecipe):
+    if isinstance(recipe, Recipe):
         if model is not None or teacher is not None:
             raise BadSettings(f"recipe {recipe.name} begins from nothing: {option} and --teacher are for finetune")
         return
-    if model is None:
+    if model is None and (isinstance(recipe, FinetuneRecipe) or teacher is not None):
         raise BadSettings(f"recipe {recipe.name} goes on from a model's folder; name it with {option}")
     if teacher is not None and not recipe.kl:
         raise BadSettings(f"recipe {recipe.name} has no kl, so that --teacher would have no part in the loss")
@@ -53,7 +54,9 @@ def task_of(recipe: AnyRecipe, data: Path, out: Path, model: Path | None = None,
     if isinstance(recipe, FinetuneRecipe):
         assert model is not None
         return FinetuneTask(recipe, model, data, teacher)
-    return CausalTask(recipe, data, out) if isinstance(recipe, CausalRecipe) else MarianTask(recipe, data, out)
+    if isinstance(recipe, CausalRecipe):
+        return CausalTask(recipe, data, out, model, teacher)
+    return MarianTask(recipe, data, out)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,10 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", type=Path, help="a TOML file; docs/training.md lists what it may hold")
     parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are in")
     parser.add_argument("--out", type=Path, required=True, help="folder of the training; the model is in OUT/model")
-    parser.add_argument("--model", help="finetune: the folder, or the registered model, to go on from (default: none)")
-    parser.add_argument(
-        "--teacher", help="finetune: a folder or a registered model to learn word by word from (default: none)"
-    )
+    parser.add_argument("--model", help="the folder, or the registered model, to go on from (default: none)")
+    parser.add_argument("--teacher", help="a folder or a registered model to learn word by word from (default: none)")
     add_running(parser)
     asked = parse(parser, argv)
     recipe = seeded(load(asked.recipe), asked.seed)
