@@ -31,6 +31,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILES = ("sentences.txt", "sentences.csv", "sentences.jsonl")
 _SHOWN = 12
 _START_SECONDS = 180.0
+# Three jobs at once, whose bars also have to move; the demo is alone on its server.
 _POLL_SECONDS = 0.3
 
 

@@ -20,6 +20,8 @@ from cli.options import as_options, decoding, model_options, said_in_options
 
 # Enough jobs under way that the workers always have the next one, few enough that Ctrl-C wastes little.
 _UNDER_WAY = 4
+# How often jobs are asked for while standard input is waited for as well: an event stream can be had for one job, or be
+# waited on alone. Blocks take a second and more, so the asking costs next to nothing.
 _POLL_SECONDS = 0.2
 # A job that takes longer than this is worth a word about what it waits for.
 _SILENT_SECONDS = 3.0

@@ -26,6 +26,8 @@ def test_the_list_is_data_on_stdout() -> None:
     listed = json.loads(run("list", "--json").stdout)
 
     assert [(each["name"], each["available"], each["default"]) for each in listed] == [
+        ("generation-balanced", True, True),
+        ("generation-best", True, False),
         ("summarization-balanced", True, True),
         ("summarization-best", True, False),
         ("translation-balanced", True, True),
