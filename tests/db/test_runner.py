@@ -12,7 +12,7 @@ from models.registry import Registry
 from tests.ledger import Ledger
 from tests.pipeline import Handled, ended, outcome, runner_of, running, spec
 from tests.waiting import eventually
-from workers.engines.echo import open_echo
+from workers.engines.echo import EchoEngine, open_echo
 from workers.runner import Runner
 from workers.shelf import Shelf
 
@@ -108,15 +108,18 @@ def test_a_chunk_that_can_never_be_prepared_fails_and_does_not_come_again(ledger
 
 
 def test_an_item_that_does_not_fit_the_device_fails_alone(ledger: Ledger) -> None:
-    data = b"".join(b"line %d\n" % n for n in range(30)) + b"word " * 60 + b"\n"
-    job_id = ledger.submit(data)
+    lines = [b"line %d" % n for n in range(1_000)]
+    lines[500] = b"word " * 60
+    job_id = ledger.submit(b"\n".join(lines))
     ledger.ingest(job_id)
 
-    with running(ledger, spec(capacity=40)):
+    with running(ledger, spec(capacity=40)) as (_, exits):
         job = ended(ledger, job_id)
 
-    assert (job.succeeded, job.failed) == (30, 1)
-    assert outcome(ledger, 30) == (None, "item_too_large")
+    assert (job.succeeded, job.failed) == (999, 1)
+    assert outcome(ledger, 500) == (None, "item_too_large")
+    assert exits == []
+    assert ledger.rows("SELECT DISTINCT attempt, crashes FROM chunks") == [(1, 0)]
 
 
 @pytest.mark.parametrize(("long_input", "code"), [("error", "input_too_long"), ("truncate", None)])
@@ -130,6 +133,22 @@ def test_long_input_is_refused_or_cut_and_said_so(ledger: Ledger, long_input: st
     [row] = ledger.rows("SELECT error_code, output->'truncated_tokens' AS cut FROM results WHERE idx = 1")
     assert row.error_code == code
     assert row.cut == (None if code else 2000 - 1024)
+
+
+def test_an_input_may_have_exactly_as_many_tokens_as_the_model_takes(ledger: Ledger) -> None:
+    # To the echo engine a word is a token.
+    most = EchoEngine(spec()).limits.max_input
+    job_id = ledger.submit(b"\n".join(b" ".join([b"word"] * words) for words in (most - 1, most, most + 1)))
+    ledger.ingest(job_id)
+
+    with running(ledger):
+        job = ended(ledger, job_id)
+
+    rows = ledger.rows("SELECT error_code, output->'truncated_tokens' AS cut FROM results ORDER BY idx")
+    assert [tuple(row) for row in rows] == [(None, None), (None, None), ("input_too_long", None)]
+    assert job.input_tokens == most - 1 + most
+    [row] = ledger.rows("SELECT error_message FROM results WHERE idx = 2")
+    assert f"has {most + 1} tokens, the model takes {most};" in row.error_message
 
 
 def test_cancel_reaches_a_running_chunk_within_a_second(ledger: Ledger) -> None:

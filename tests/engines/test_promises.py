@@ -86,6 +86,19 @@ def test_a_cut_is_reported_and_keeps_the_special_tokens(bench: Bench, kind: str,
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_an_input_of_exactly_as_many_tokens_as_may_be_is_not_cut(bench: Bench, engine: EngineKind) -> None:
+    prompt = Prompt("the quick brown fox")
+    [whole] = bench.open("bart", engine).encode([prompt], Params())
+    most = len(whole)
+    found = [
+        bench.open("bart", engine, max_input_tokens=limit).encode([prompt], Params())[0]
+        for limit in (most + 1, most, most - 1)
+    ]
+
+    assert [(len(each), each.dropped) for each in found] == [(most, 0), (most, 0), (most - 1, 1)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_cut_chat_still_ends_with_the_assistants_turn(bench: Bench, engine: EngineKind) -> None:
     opened = bench.open("llama", engine)
     params = Params(max_new_tokens=20)

@@ -14,7 +14,7 @@ from db.session import Sessions
 from models.registry import load
 from tests.accounts import assert_conserved
 from tests.ledger import Ledger
-from tests.stack.conftest import Stack
+from tests.stack.conftest import REGISTRY, Stack
 from tests.waiting import eventually
 from workers.runner import EXIT_BROKEN
 
@@ -182,6 +182,24 @@ def test_a_worker_whose_engine_is_broken_is_gone_within_a_second(stack: Stack, l
     # It was the engine's fault, so nobody has failed.
     assert ledger.rows("SELECT 1 FROM results WHERE outcome = 'failed'") == []
     assert ledger.job(job_id).status == "in_progress"
+
+
+def test_an_item_over_the_token_budget_fails_alone_and_no_process_ends(stack: Stack, ledger: Ledger) -> None:
+    stack.registry.write_text(REGISTRY.replace("markers = true }", "markers = true, capacity = 40 }"))
+    lines = [f"line {n}" for n in range(1_000)]
+    lines[500] = "word " * 60
+    job_id = ledger.submit("\n".join(lines).encode())
+    ledger.ingest(job_id)
+
+    worker = stack.start_worker()
+
+    assert ended(ledger, job_id) == {"succeeded": 999, "failed": 1}
+    [row] = ledger.rows("SELECT idx, error_code FROM results WHERE outcome = 'failed'")
+    assert (row.idx, row.error_code) == (500, "item_too_large")
+    # One process from the first to the last, at which nothing was charged.
+    assert worker.poll() is None
+    assert len(ledger.rows("SELECT 1 FROM workers")) == 1
+    assert ledger.rows("SELECT DISTINCT attempt, crashes FROM chunks") == [(1, 0)]
 
 
 def _is_over(ledger: Ledger, job_id: str) -> bool:
