@@ -91,7 +91,7 @@ models-report: install ## Measure the models that come with Bushel; write docs/m
 compatibility: install ## Run every SDK version against a real server and write docs/compatibility.md anew
 	BUSHEL_WRITE_COMPATIBILITY=1 $(BIN)/pytest tests/conformance
 
-chaos: install ## Kill, freeze, starve and confuse the service, and count what it cost (about 25 minutes; ARGS=--quick)
+chaos: install ## Kill, freeze, starve and confuse the service, and count what it cost (about 40 minutes; ARGS=--quick)
 	$(BIN)/python -m chaos $(ARGS)
 
 hostile: install ## Send 10,000 hostile requests and files, and count what they got (about 10 minutes; ARGS="--requests 2000")

@@ -11,6 +11,7 @@ from chaos.errors import ChaosFailed
 from chaos.evidence import Evidence, gather
 from chaos.faults import processes
 from chaos.journal import Journal, Promise
+from chaos.leaks import MARKER, leaks
 from chaos.recovery import Recoveries
 from chaos.report import Row
 from chaos.schedule import Strike
@@ -36,8 +37,8 @@ options = {{ markers = true, seconds_per_item = {seconds_per_item}, log = "{fold
 
 
 def lines(count: int, mark: str = "line") -> list[str]:
-    """Distinct lines of six words."""
-    return [f"{mark} {number:07d} of this job" for number in range(count)]
+    """Distinct lines of five words, by one of which they are known where they should not be."""
+    return [f"{mark} {number:07d} of {MARKER} job" for number in range(count)]
 
 
 @dataclass
@@ -181,6 +182,7 @@ def arena(
         here = Arena(stack, Client(stack, journal), journal, Recoveries(stack), Row(name))
         yield here
         here.blame(here.client)
+        here.row.problems += leaks(stack)
     finally:
         stack.close()
 

@@ -83,7 +83,7 @@ def _judge(client: Client, promise: Promise, found: Evidence) -> None:
     inputs, expected = (Path(path).read_text().split("\n")[:-1] for path in (promise.inputs, promise.expected))
     job = client.job(promise.job_id)
     found.items += len(inputs)
-    if job["status"] != "completed":
+    if job["status"] != promise.ends:
         found.broken.append(f"{promise.job_id} is {job['status']}: {job['counts']}")
     audit = client.asked("GET", f"/v1/jobs/{promise.job_id}/audit").json()
     found.broken += [f"audit: {check['name']}: {check['found']}" for check in audit["checks"] if not check["ok"]]

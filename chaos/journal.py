@@ -7,11 +7,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A job that was answered with 202. `inputs` is the file of its lines, `expected` that of the right outputs."""
+    """A job that was answered with 202. `inputs` is the file of its lines, `expected` that of the right outputs.
+
+    `ends` is the status that it is to end with.
+    """
 
     job_id: str
     inputs: str
     expected: str
+    ends: str = "completed"
 
 
 class Journal:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import psutil
@@ -193,6 +193,12 @@ class Stack:
 
     def _key(self) -> str:
         return str(json.loads((self.data / "client.json").read_text())["api_key"])
+
+    def secrets(self) -> dict[str, str]:
+        """What opens the service to those who read it, by what it is. Of the key, only what is not its name."""
+        passwords = {"the broker's": self.where.valkey.url, "the broker's operator's": self.where.valkey.operator_url}
+        found = {f"{whose} password": str(urlsplit(url).password) for whose, url in passwords.items()}
+        return found | {"the key": self._key().rpartition("_")[2]}
 
     # Looking
 

@@ -2,6 +2,7 @@
 
 from chaos.scenarios import (
     brokers,
+    cancelling,
     changes,
     clocks,
     databases,
@@ -19,7 +20,7 @@ from chaos.scenarios.scenario import Scenario
 
 _FAMILIES = (
     *(killing, submitting, dying, points, leaving, freezing),
-    *(brokers, databases, disks, engines, clocks, changes, short),
+    *(brokers, databases, disks, engines, cancelling, clocks, changes, short),
 )
 
 ALL: tuple[Scenario, ...] = tuple(scenario for family in _FAMILIES for scenario in family.SCENARIOS)

@@ -1,7 +1,9 @@
 """The broker forgets, falls silent, fills up: rings are lost, and nothing else."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from threading import Event, Thread
 
@@ -13,23 +15,29 @@ from chaos.scenarios.scenario import Scenario, Terms
 from chaos.schedule import strikes
 from chaos.stack import until
 from db.doorbell import WORK
+from db.states import JobStatus, is_final
 
 FLUSH_SECONDS, SILENT_SECONDS = 10.0, 15.0
+_REST_SECONDS = 0.3
 
 
 def flushed(terms: Terms) -> Row:
     """FLUSHALL, and kill -9 with an empty start, in the middle of a job."""
-    flushes, restarts = terms.size(20, 3), terms.size(5, 1)
-    total = terms.size(40_000, 3_000)
-    with arena(f"{flushes} flushes, {restarts} empty starts", terms.folder, seconds_per_item=0.003) as here:
-        here.client.submit("echo", lines(total))
+    flushes, restarts = terms.size(20, 3), terms.size(20, 1)
+    # A broker that died often is started after a pause of 5 s: all that is to fall into the time of the job.
+    total = terms.size(100_000, 3_000)
+    with arena(f"{flushes} flushes, {restarts} empty starts", terms.folder, seconds_per_item=0.004) as here:
+        promise = here.client.submit("echo", lines(total))
         plan = strikes(terms.seed, ["flush"] * flushes + ["restart empty"] * restarts, flushes + restarts)
         hurts = {
             "flush": lambda: broker.flush(here.stack),
             "restart empty": lambda: broker.restart_empty(here.stack),
         }
-        here.under_fire(total, plan, hurts, 600)
+        with _submitting_beside(here, promise.job_id) as seconds:
+            here.under_fire(total, plan, hurts, 900)
         here.judge(allowed=0)
+        _check_answers(here, seconds)
+        here.row.notes.append(f"{len(seconds)} submissions meanwhile")
         worst = max(here.recoveries.seconds.get("flush", [0.0]))
         here.require(worst <= FLUSH_SECONDS, f"a flush added {worst:.1f} s, {FLUSH_SECONDS:.0f} s is the bar")
         return here.row
@@ -165,6 +173,24 @@ def _ring_on(here: Arena, messages: list[tuple[str, ...]], over: Event) -> None:
         broker.ring(here.stack, messages[start : start + 50])
         if over.wait(0.1):
             continue
+
+
+@contextmanager
+def _submitting_beside(here: Arena, job_id: str) -> Iterator[list[float]]:
+    """While the block lasts and the job runs, somebody reads it and submits a small one; seconds as of `_submits`."""
+    over, seconds = Event(), list[float]()
+
+    def go_on() -> None:
+        while not over.wait(_REST_SECONDS) and not is_final(JobStatus(here.client.job(job_id)["status"])):
+            seconds.extend(_submits(here, 1))
+
+    with ThreadPoolExecutor(1) as beside:
+        asking = beside.submit(go_on)
+        try:
+            yield seconds
+        finally:
+            over.set()
+    asking.result()
 
 
 def _submits(here: Arena, count: int) -> list[float]:

@@ -3,6 +3,7 @@
 from chaos.arena import arena, lines
 from chaos.evidence import FAILS
 from chaos.faults.processes import ask_to_leave
+from chaos.leaks import MARKER
 from chaos.report import Row
 from chaos.scenarios.scenario import Scenario, Terms
 
@@ -27,7 +28,7 @@ def poison(terms: Terms) -> Row:
     total = terms.size(1_000, 200)
     given = lines(total)
     for place, marker in enumerate(_ITEMS):
-        given[total // 2 + place] = f"{marker} number of this job"
+        given[total // 2 + place] = f"{marker} number of {MARKER} job"
     right = [line if _ITEMS.get(line.partition(" ")[0], True) else FAILS for line in given]
     more = {"BUSHEL_CHUNK_DEADLINE_SECONDS": str(_DEADLINE_SECONDS)}
     with arena("poison among the items", terms.folder, environment=more, seconds_per_item=0.002) as here:
