@@ -1,6 +1,5 @@
 """A new Llama-type model, or a student of one, and the texts it is trained on."""
 
-import copy
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.errors import CannotMake
-from training.folders import copy_others, open_model
+from training.folders import open_model, write_model
 from training.learning.bytepairs import BOUNDARY_ID, BytePairs
 from training.learning.loop import device, judging
 from training.learning.loss import Taught, linear_cross_entropy
@@ -21,7 +20,6 @@ from training.learning.teacher import open_teacher, weights_of
 from training.recipe import CausalRecipe, CausalShape
 from training.spread import spread
 from training.texts import Source
-from workers.engines.quiet import quietly
 
 VALIDATED = 250
 _WINDOW = 10_000
@@ -124,10 +122,7 @@ class CausalTask:
         return [-perplexity(self.model, texts, self.recipe.shape.context) for texts in self.valid]
 
     def save(self, folder: Path) -> None:
-        # A copy of the whole, so that what is tied stays tied and is written once.
-        with quietly():
-            copy.deepcopy(self.model).half().save_pretrained(folder)
-        copy_others(self._tokenizer_folder, folder)
+        write_model(self.model, self._tokenizer_folder, folder)
 
     def facts(self) -> dict[str, object]:
         return {"texts": len(self.texts), "tokens": sum(map(len, self.texts)), **weights_of(*self._folders)}
