@@ -34,7 +34,9 @@ def check_folders(recipe: AnyRecipe, model: Path | None, teacher: Path | None, o
     """BadSettings for a folder that is missing, or that has no use; `option` is what the model's is given by."""
     if isinstance(recipe, Recipe):
         if model is not None or teacher is not None:
-            raise BadSettings(f"recipe {recipe.name} begins from nothing: {option} and --teacher are for finetune and causal")
+            raise BadSettings(
+                f"recipe {recipe.name} begins from nothing: {option} and --teacher are for finetune and causal"
+            )
         return
     if model is None and (isinstance(recipe, FinetuneRecipe) or teacher is not None):
         raise BadSettings(f"recipe {recipe.name} goes on from a model's folder; name it with {option}")
